@@ -1,0 +1,66 @@
+"""MNIST as sequences of pixels, in rows from the top left (mnist) or in one fixed random order (pmnist)."""
+
+import gzip
+import hashlib
+import pathlib
+import zlib
+
+import numpy as np
+
+from . import DataError, Task
+
+HERE = pathlib.Path(__file__).parent / "data" / "mnist"
+# Of the uncompressed files.
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+PERMUTATION_SEED = 92916  # the one most published pMNIST code uses
+
+
+def load(size=None, data_dir=None):
+    """The Task of T = size² steps of one pixel; size 28 (the default), or 14 by 2×2 mean pooling."""
+    if size not in (None, 14, 28):
+        raise ValueError(f"--size: {size} is not a size of MNIST, choose 28 or 14")
+    folder = pathlib.Path(data_dir) if data_dir else HERE
+    parts = []
+    for part in "train", "t10k":
+        images = read_idx(folder, f"{part}-images-idx3-ubyte")
+        if size == 14:
+            blocks = images.reshape(-1, 14, 2, 14, 2).mean((2, 4), dtype=np.float32)
+            images = np.rint(blocks).astype(np.uint8)
+        parts += [
+            images.reshape(len(images), -1, 1),
+            read_idx(folder, f"{part}-labels-idx1-ubyte").astype(np.int64),
+        ]
+    return Task(*parts, classes=10)
+
+
+def load_permuted(size=None, data_dir=None):
+    """The same with the pixels of every image in one random order."""
+    task = load(size, data_dir)
+    order = np.random.RandomState(PERMUTATION_SEED).permutation(task.x_train.shape[1])
+    name = f"numpy.random.RandomState({PERMUTATION_SEED}).permutation({len(order)})"
+    return task._replace(x_train=task.x_train[:, order], x_test=task.x_test[:, order], permutation=name)
+
+
+def read_idx(folder, name):
+    """The array in an IDX file, gzipped or not, once its checksum is right. Raises DataError."""
+    path = folder / f"{name}.gz"
+    if not path.exists() and (folder / name).exists():
+        path = folder / name
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: put MNIST's four IDX files there, or leave --data-dir out") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): restore it") from None
+    if hashlib.sha256(data).hexdigest() != SHA256[name]:
+        raise DataError(f"{path} is not MNIST's {name} (its SHA-256 is another): restore it")
+    dimensions = data[3]  # an IDX file: 0, 0, type, number of dimensions, their sizes, the values
+    shape = np.frombuffer(data, ">i4", dimensions, offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)

@@ -1,0 +1,60 @@
+"""NumPy or CuPy, transfers between host and device, random generators, memory."""
+
+import ctypes
+import sys
+
+import numpy as np
+
+# Streams of random numbers: `rng(seed, stream, step)` is the same whatever was drawn before.
+WEIGHTS, ORDER, ANCHORS, DROPCONNECT, FEEDING, EVALUATION = range(6)
+
+
+def rng(seed, stream, step=0):
+    """The stateless generator of a stream at a step: nothing to save, nothing to restore."""
+    return np.random.default_rng([seed, stream, step])
+
+
+def array_module(a):
+    """The module that `a` belongs to: numpy, or cupy (which is then imported already)."""
+    return np if isinstance(a, np.ndarray) else sys.modules["cupy"]
+
+
+def backend(device):
+    """The array module for `device` ("auto", "cpu" or "gpu") and the name of the device it means.
+
+    Raises RuntimeError, in one line, if "gpu" is asked for and there is none to be had.
+    """
+    if device == "cpu":
+        return np, "cpu"
+    try:
+        import cupy
+
+        cupy.zeros(1)  # a driver may be missing though CuPy is there
+        return cupy, "gpu"
+    except Exception as error:
+        if device == "auto":
+            return np, "cpu"
+        why = "CuPy is not installed" if isinstance(error, ImportError) else "CuPy found no usable GPU"
+        raise RuntimeError(f"--device gpu: {why}; see requirements-gpu.txt, or use --device cpu") from error
+
+
+def to_host(a):
+    """A NumPy array with the values of `a`."""
+    return a if isinstance(a, np.ndarray) else a.get()
+
+
+def keep_freed_memory():
+    """Keep freed arrays with the process instead of handing them back to the system.
+
+    Every batch makes the same large arrays anew. By default glibc returns each to the system when it is
+    freed and the next one costs a page fault for every 4 KiB, about as much time as the arithmetic.
+    Does nothing where the C library is another.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+    mallopt(M_ARENA_MAX, 1)  # one heap for all threads: other heaps are too small for such arrays
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

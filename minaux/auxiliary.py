@@ -1,0 +1,151 @@
+"""The two auxiliary losses (paper, section 3), on the main LSTM's own functions.
+
+    r (reconstruct): a decoder starts from the main state after the anchor, (h[a], c[a]), reads the segment
+        x[a-L] ... x[a-2] and answers with x[a-L+1] ... x[a-1].
+    p (predict): an auxiliary LSTM starts from zeros, reads the main states h[a] ... h[a+L-1] and answers
+        with the inputs that come next, x[a+1] ... x[a+L].
+
+Both are two LSTM layers, `name.bottom` and `name.top`, and an MLP head, `name.head`, with `name` "r" or
+"p". They run in windows of K steps: the state is carried from window to window, the gradient is cut
+between them, and each window is done with, backward too, before the next begins.
+
+Pixels (x `[T, D, N]`) are answered by numbers under squared error, tokens (x `[T, N]`) by scores under
+softmax cross-entropy.
+"""
+
+from typing import Any, NamedTuple
+
+from .arrays import array_module
+from .lstm import add_layer_grads, layer_weights, lstm_backward, lstm_begin, lstm_step
+from .ops import (
+    mlp_backward,
+    mlp_forward,
+    mse_backward,
+    mse_forward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+from .windows import cut
+
+
+class Window(NamedTuple):
+    """S steps of an auxiliary head."""
+
+    loss: Any
+    own: Any  # [D, N] the last output, as an input (tokens: [N])
+    y: list  # S outputs [D, N]; for tokens [V, N]
+    bottom: Any  # LSTMCache
+    top: Any  # LSTMCache
+    heads: list  # S caches of the MLP
+    dy: list  # S gradients of the loss by the outputs
+
+    @property
+    def state(self):
+        """((h, c), (h, c)) of bottom and top after the last step, each `[H, N]`."""
+        return tuple((layer.h[-1], layer.c[-1]) for layer in (self.bottom, self.top))
+
+
+def window_forward(params, name, x, targets, state, scale, truth=None, own=None):
+    """Run head `name` over S steps from `state`, and sum its loss.
+
+    x, targets `[S, D, N]`, or tokens `[S, N]`. Scheduled sampling (Bengio et al. 2015): where `truth [S, N]`
+    is False, a step reads the head's own previous output instead of x (the window's first step: `own`).
+    What is fed is a constant: no gradient passes through it.
+    """
+    xp = array_module(targets)
+    (bottom, _), (top, _) = layer_weights(params, f"{name}.bottom"), layer_weights(params, f"{name}.top")
+    bottom = lstm_begin(len(x), *state[0], *bottom, tokens=x.ndim == 2)
+    top = lstm_begin(len(x), *state[1], *top)
+    loss, ys, heads, dys = 0, [], [], []
+    for t in range(len(x)):
+        fed = x[t] if truth is None else xp.where(truth[t], x[t], own)
+        h = lstm_step(t, fed, bottom)
+        h = lstm_step(t, h, top)
+        y, head = mlp_forward(h, params, f"{name}.head")
+        loss_t, own, dy = step_loss(y, targets[t], scale)
+        loss = loss + loss_t
+        ys.append(y), heads.append(head), dys.append(dy)
+    return Window(loss, own, ys, bottom, top, heads, dys)
+
+
+def step_loss(y, target, scale):
+    """The loss of one step's output y, what y stands for as an input, and dy: squared error and y itself
+    for pixels; cross-entropy and the token with the highest score for tokens."""
+    if target.ndim == 2:
+        loss, cache = mse_forward(y, target, scale)
+        return loss, y, mse_backward(cache)
+    loss, cache = softmax_cross_entropy_forward(y, target, scale)
+    return loss, y.argmax(0), softmax_cross_entropy_backward(cache)
+
+
+def window_backward(window, params, grads, name):
+    """Add the window's gradients into `grads`. Returns dx `[S, D, N]`, and dh, dc `[H, N]` of the bottom
+    layer's initial state."""
+    dh = array_module(window.top.c).empty_like(window.top.c[1:])  # [S, H, N]
+    for t, (dy, head) in enumerate(zip(window.dy, window.heads)):
+        dh[t] = mlp_backward(dy, head, grads, f"{name}.head")
+    for layer in "top", "bottom":
+        dh, dh0, dc0, *dweights = lstm_backward(dh, None, None, getattr(window, layer))
+        _, embedding = layer_weights(params, f"{name}.{layer}")
+        add_layer_grads(grads, f"{name}.{layer}", *dweights, embedding)
+    return dh, dh0, dc0
+
+
+class Reconstruction(NamedTuple):
+    loss: Any
+    dh: Any  # [H, N] the gradient that reaches the main LSTM's h[a]; None without a backward pass
+    dc: Any  # [H, N]                                          c[a]
+    y: Any  # [L-1, D, N] the outputs (tokens: the scores [L-1, V, N])
+    fed: Any  # [L-1, D, N] what the decoder read (tokens: [L-1, N])
+
+
+def reconstruct(params, x, a, L, K, h, c, scale, truth=None, grads=None):
+    """r: decode x[a-L+1] ... x[a-1] from the main state h, c `[H, N]` after step a.
+
+    `truth [L-1, N]` says where the truth is fed (None: everywhere), truth[0] must be True. Adds gradients
+    into `grads` unless that is None. K = 0 runs uncut.
+    """
+    xp = array_module(h)
+    segment = x[a - L : a]  # the decoder reads all but the last of it, and answers with all but the first
+    inputs, targets = segment[:-1], segment[1:]
+    state = (h, c), (xp.zeros_like(h), xp.zeros_like(c))
+    loss, dh, dc, ys, fed, own = 0, None, None, [], [], inputs[0]
+    for t0, t1 in cut(L - 1, K):
+        coins = None if truth is None else truth[t0:t1]
+        window = window_forward(params, "r", inputs[t0:t1], targets[t0:t1], state, scale, coins, own)
+        loss = loss + window.loss
+        if grads is not None:
+            _, dh0, dc0 = window_backward(window, params, grads, "r")
+            if t0 == 0:  # later windows start from a state that is a constant to them: cut
+                dh, dc = dh0, dc0
+        state, own = window.state, window.own
+        ys += window.y
+        fed += list(window.bottom.s[:-1, len(h) : -1] if x.ndim == 3 else window.bottom.tokens)
+    return Reconstruction(loss, dh, dc, xp.stack(ys), xp.stack(fed))
+
+
+def predict(params, x, a, L, K, h, scale, grads=None):
+    """p: from the main states h `[L, H, N]` after steps a ... a+L-1, answer with x[a+1] ... x[a+L].
+
+    Yields, window by window, (t0, t1, loss, dh `[t1-t0, H, N]`, y): the window reads the states after steps
+    a+t0 ... a+t1-1, and dh is the gradient that enters them (None without a backward pass).
+    """
+    xp = array_module(h)
+    zeros = xp.zeros_like(h[0])
+    state = (zeros, zeros), (zeros, zeros)
+    for t0, t1 in cut(L, K):
+        window = window_forward(params, "p", h[t0:t1], x[a + 1 + t0 : a + 1 + t1], state, scale)
+        dh = None if grads is None else window_backward(window, params, grads, "p")[0]
+        yield t0, t1, window.loss, dh, window.y
+        state = window.state  # carried, and a constant to the next window: cut
+
+
+def baselines(x, first, last, mean, scale):
+    """The losses, on the targets x[first] ... x[last] `[_, D, N]`, of three predictors with no memory: a
+    constant (the mean of all pixels), the per-position mean (`mean [T, D]`), and copying the last value.
+
+    An auxiliary loss that is not below them shows no memory. Pixels only.
+    """
+    targets, position_mean = x[first : last + 1], mean[first : last + 1, :, None]
+    guesses = {"constant": mean.mean(), "position_mean": position_mean, "copy": x[first - 1 : last]}
+    return {name: mse_forward(guess, targets, scale)[0] for name, guess in guesses.items()}

@@ -1,0 +1,79 @@
+"""The parameters: their names, shapes and initial values."""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from .arrays import WEIGHTS, rng
+
+
+class Sizes(NamedTuple):
+    """What the shapes of the parameters follow from."""
+
+    D: int  # numbers a step, or V, the number of different tokens
+    H: int  # hidden units, and the width of the input embedding
+    classes: int
+    tokens: bool = False
+
+
+def parameter_shapes(sizes, aux):
+    """Name -> shape of every parameter; `aux` is "none", "r", "p" or "rp"."""
+    D, H, classes, tokens = sizes
+    shapes = {}
+
+    def lstm(name, inputs, embedded):
+        if embedded:
+            shapes[f"{name}.We"] = (H, inputs)
+            if not tokens:
+                shapes[f"{name}.be"] = (H, 1)
+            inputs = H
+        shapes.update({f"{name}.Wx": (4 * H, inputs), f"{name}.Wh": (4 * H, H), f"{name}.b": (4 * H, 1)})
+
+    def mlp(name, outputs):  # hidden layers twice as wide as the LSTM: 256 on 128 in the paper
+        for layer, (n, m) in enumerate([(2 * H, H), (2 * H, 2 * H), (outputs, 2 * H)], start=1):
+            shapes.update({f"{name}.W{layer}": (n, m), f"{name}.b{layer}": (n, 1)})
+
+    lstm("main", D, embedded=True)
+    mlp("classifier", classes)
+    for kind in aux if aux != "none" else ():
+        lstm(f"{kind}.bottom", D if kind == "r" else H, embedded=kind == "r")
+        lstm(f"{kind}.top", H, embedded=False)
+        mlp(f"{kind}.head", D)
+    return shapes
+
+
+def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
+    """Initial weights, on the host: Glorot uniform (each gate a layer of its own), Wh orthogonal by gate,
+    token tables N(0, 1), biases 0 but the forget gates': `forget_bias`, or "chrono" for
+    b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018).
+
+    Every parameter has a stream of its own, so none, r and p start from the same main LSTM.
+    """
+    params = {}
+    for name, shape in parameter_shapes(sizes, aux).items():
+        r = rng(seed, WEIGHTS, zlib.crc32(name.encode()))
+        H, kind = sizes.H, name.split(".")[-1]
+        if kind == "Wh":
+            w = np.concatenate([orthogonal(r, H) for _ in "ifgo"])
+        elif kind == "We" and sizes.tokens:
+            w = r.standard_normal(shape)
+        elif kind.startswith("W"):
+            fan_out = H if kind == "Wx" else shape[0]
+            limit = np.sqrt(6 / (fan_out + shape[1]))
+            w = r.uniform(-limit, limit, shape)
+        else:
+            w = np.zeros(shape)
+            if kind == "b" and forget_bias == "chrono":
+                w[H : 2 * H, 0] = np.log(r.uniform(1, T - 1, H))
+                w[:H] = -w[H : 2 * H]
+            elif kind == "b":
+                w[H : 2 * H] = forget_bias
+        params[name] = w.astype(dtype)
+    return params
+
+
+def orthogonal(r, H):
+    """A random orthogonal `[H, H]`, uniform: QR with the signs of R's diagonal (Mezzadri 2007)."""
+    q, upper = np.linalg.qr(r.standard_normal((H, H)))
+    return q * np.sign(np.diag(upper))

@@ -1,0 +1,198 @@
+"""READ FIRST. The whole algorithm: an LSTM classifier, helped by auxiliary losses, under truncated BPTT.
+
+    main LSTM      x[0] ... x[T-1]  ->  h[0] ... h[T-1]                 "main"
+    classifier     h[T-1] -> class, the supervised loss                 "classifier"
+    r decoder      h[a], c[a] -> the inputs just before the anchor a    "r"   reconstructs
+    p auxiliary    h[a] ... -> the inputs that come next                "p"   predicts
+
+T steps, N sequences (the columns of every matrix), D numbers a step, H hidden units, L a segment's length,
+K the truncation. Parameters and gradients are flat dicts with the same keys ("main.Wh").
+"""
+
+from typing import Any, NamedTuple
+
+from . import windows
+from .arrays import ANCHORS, DROPCONNECT, EVALUATION, FEEDING, array_module, rng
+from .auxiliary import baselines, predict, reconstruct
+from .lstm import add_layer_grads, layer_weights, lstm_advance, lstm_backward, lstm_forward
+from .ops import mlp_backward, mlp_forward, softmax_cross_entropy_backward, softmax_cross_entropy_forward
+
+
+class Draws(NamedTuple):
+    """All the randomness of a batch, drawn before the batch is split into shards."""
+
+    L: int = 0
+    r_anchors: tuple = ()
+    p_anchors: tuple = ()
+    masks: dict = {}  # DropConnect: parameter name -> 0 or 1/(1-p), the parameter's shape
+    truth: Any = None  # [anchors, L-1, N] bool: where r's decoder is fed the truth (None: everywhere)
+
+
+class Result(NamedTuple):
+    """One batch's, or one shard's share of it: shares add up."""
+
+    losses: dict  # "supervised", "r", "p"
+    grads: dict  # of the parameters that this phase trains
+    dWh: dict  # main.Wh's gradient from the "supervised" and from the "auxiliary" losses
+    fed: list  # what r's decoder read, an array [L-1, D, N] an anchor
+
+
+def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=None, mask=None):
+    """The losses and gradients of a batch: L = L_supervised + aux_weight · L_auxiliary.
+
+    x `[T, D, N]` numbers, or tokens `[T, N]`; y `[N]` labels, or None in pretraining, where the auxiliary
+    loss is alone and the classifier is left out; K, aux_K the truncations of the supervised and auxiliary
+    losses, T or more for full BPTT; `mask [T, N]` 0 at padded steps. Where x is a shard of a larger batch,
+    `batch_size` is the whole batch's N, by which every loss is divided.
+    """
+    T, N, L = len(x), x.shape[-1], draws.L
+    batch_size, channels = batch_size or N, 1 if x.ndim == 2 else x.shape[1]
+    trained = [name for name in params if y is not None or not name.startswith("classifier")]
+    zeros = array_module(x).zeros_like
+    supervised, auxiliary = ({k: zeros(params[k]) for k in trained} for _ in range(2))  # gradients by loss
+    losses, fed = {"supervised": 0.0, "r": 0.0, "p": 0.0}, []
+
+    # One forward pass serves all losses; it keeps only what some backward sweep below will visit.
+    keep = windows.kept_spans(T, K, aux_K, L, draws.r_anchors, draws.p_anchors, supervised=y is not None)
+    main = main_forward(params, x, keep, mask, to_the_end=y is not None)
+
+    def sweep(grads, span, dh, dh_last, dc_last):
+        """Back through the main LSTM's steps of `span`, no further. Each loss sweeps on its own, so that
+        none rides past its cut in another's window. Returns dh, dc of the state before the span."""
+        _, dh0, dc0, *dweights = lstm_backward(dh, dh_last, dc_last, main.steps(*span))
+        add_layer_grads(grads, "main", *dweights, main.embedding)
+        return dh0, dc0
+
+    if y is not None:  # supervised: classify from h[T-1]
+        logits, classifier = mlp_forward(main.last, params, "classifier", draws.masks)
+        losses["supervised"], cache = softmax_cross_entropy_forward(logits, y, 1 / batch_size)
+        dh = mlp_backward(softmax_cross_entropy_backward(cache), classifier, supervised, "classifier")
+        if K > 0:
+            sweep(supervised, windows.supervised_span(T, K), None, dh, None)
+
+    for n, a in enumerate(draws.r_anchors):  # r: reconstruct x[a-L+1] ... x[a-1] from the state after a
+        scale = 1 / (batch_size * (L - 1) * channels * len(draws.r_anchors))
+        truth = None if draws.truth is None else draws.truth[n]
+        r = reconstruct(params, x, a, L, aux_K, *main.state(a), scale, truth, auxiliary)
+        losses["r"] += r.loss
+        fed.append(r.fed)
+        if aux_K > 0:
+            sweep(auxiliary, windows.r_span(a, aux_K), None, r.dh, r.dc)
+
+    for a in draws.p_anchors:  # p: predict x[a+1] ... x[a+L] from the states after a ... a+L-1
+        scale = 1 / (batch_size * L * channels * len(draws.p_anchors))
+        h = main.steps(a, a + L).h[1:]
+        for t0, t1, loss, dh, _ in predict(params, x, a, L, aux_K, h, scale, auxiliary):
+            losses["p"] += loss
+            if aux_K > 0:
+                dh0, dc0 = sweep(auxiliary, (a + t0, a + t1), dh, None, None)
+                if t0 == 0:  # the first window's gradient goes on before the anchor; later ones are cut
+                    sweep(auxiliary, windows.p_lead(a, aux_K), None, dh0, dc0)
+
+    for name in trained:
+        auxiliary[name] *= aux_weight
+    dWh = {"supervised": supervised["main.Wh"], "auxiliary": auxiliary["main.Wh"]}
+    return Result(losses, {k: supervised[k] + auxiliary[k] for k in trained}, dWh, fed)
+
+
+class Main(NamedTuple):
+    """What `main_forward` kept of the main LSTM."""
+
+    parts: list  # (t0, t1, LSTMCache)
+    last: Any  # [H, N] the last h that was computed
+    embedding: Any
+
+    def steps(self, t0, t1):
+        """The cache of steps t0 ... t1-1, which lie in one of the parts."""
+        for start, end, cache in self.parts:
+            if start <= t0 and t1 <= end:
+                return cache.steps(t0 - start, t1 - start)
+        raise LookupError(f"steps {t0} ... {t1 - 1} were not kept")
+
+    def state(self, t):
+        """h, c `[H, N]` after step t."""
+        cache = self.steps(t, t + 1)
+        return cache.h[1], cache.c[1]
+
+
+def main_forward(params, x, keep, mask=None, to_the_end=True):
+    """Run the main LSTM from zeros, keeping the activations of the disjoint spans `keep`; to step T-1, or
+    no further than the last span."""
+    weights, embedding = layer_weights(params, "main")
+    xp = array_module(x)
+    h = c = xp.zeros((weights[1].shape[1], x.shape[-1]), weights[1].dtype)
+    parts, t = [], 0
+    for t0, t1 in [*keep, (len(x), len(x))] if to_the_end else keep:
+        h, c = lstm_advance(x[t:t0], h, c, *weights, None if mask is None else mask[t:t0])
+        if t1 > t0:
+            hs, cs, cache = lstm_forward(x[t0:t1], h, c, *weights, None if mask is None else mask[t0:t1])
+            h, c = hs[-1], cs[-1]
+            parts.append((t0, t1, cache))
+        t = t1
+    return Main(parts, h, embedding)
+
+
+def evaluate(params, x, y, draws, aux_K, mean=None, mask=None):
+    """Sums over the N sequences, without dropout or gradients: "correct", "loss_supervised", and the
+    auxiliary report: each head's loss, its `baselines` on the same targets (given `mean [T, D]`), and for
+    r "r_swapped", the loss from another sequence's state (the neighbour's), over "r_pairs" sequences.
+    The decoder is fed its own outputs only.
+    """
+    T, N, L = len(x), x.shape[-1], draws.L
+    main = main_forward(params, x, windows.kept_spans(T, 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
+    logits, _ = mlp_forward(main.last, params, "classifier")
+    sums = {"correct": (logits.argmax(0) == y).sum()}
+    sums["loss_supervised"], _ = softmax_cross_entropy_forward(logits, y, 1.0)
+
+    def add(name, loss):
+        sums[name] = sums.get(name, 0) + loss
+
+    xp, channels = array_module(x), 1 if x.ndim == 2 else x.shape[1]
+    for a in draws.r_anchors:
+        scale = 1 / ((L - 1) * channels * len(draws.r_anchors))
+        truth = xp.zeros((L - 1, N), bool)
+        truth[0] = True
+        h, c = main.state(a)
+        add("r_loss", reconstruct(params, x, a, L, aux_K, h, c, scale, truth).loss)
+        if N > 1:
+            other = xp.roll(h, 1, axis=1), xp.roll(c, 1, axis=1)
+            add("r_swapped", reconstruct(params, x, a, L, aux_K, *other, scale, truth).loss)
+            sums["r_pairs"] = N
+        if mean is not None:
+            for name, loss in baselines(x, a - L + 1, a - 1, mean, scale).items():
+                add(f"r_{name}", loss)
+    for a in draws.p_anchors:
+        scale = 1 / (L * channels * len(draws.p_anchors))
+        h = main.steps(a, a + L).h[1:]
+        add("p_loss", sum(loss for _, _, loss, _, _ in predict(params, x, a, L, aux_K, h, scale)))
+        if mean is not None:
+            for name, loss in baselines(x, a + 1, a + L, mean, scale).items():
+                add(f"p_{name}", loss)
+    return sums
+
+
+def draw(
+    seed, step, aux, n, L, T, N, shapes, own_probability=0.0, dropconnect=0.0, shortest=None, evaluation=False
+):
+    """Draw a batch's `Draws` on the host, from `rng(seed, stream, step)`.
+
+    n anchors for each of `aux`; `own_probability` that a step of r's decoder is fed its own output;
+    `dropconnect` the probability that a weight of the classifier's hidden layers is dropped; `shortest` the
+    shortest sequence's length. `evaluation`: other anchors, no DropConnect, and no coins.
+    """
+    L = windows.fit_length(L, shortest or T)
+    stream = EVALUATION if evaluation else ANCHORS
+    anchors = {
+        kind: tuple(windows.draw_anchors(rng(seed, stream, 2 * step + s), kind, n, T, L, shortest))
+        for s, kind in enumerate("rp")
+        if kind in aux.replace("none", "")
+    }
+    masks, truth = {}, None
+    if not evaluation:
+        r = rng(seed, DROPCONNECT, step)
+        for name in ("classifier.W1", "classifier.W2") if dropconnect else ():
+            masks[name] = (r.random(shapes[name]) >= dropconnect) / (1 - dropconnect)
+        if "r" in anchors and own_probability > 0:
+            truth = rng(seed, FEEDING, step).random((n, L - 1, N)) >= own_probability
+            truth[:, 0] = True
+    return Draws(L, anchors.get("r", ()), anchors.get("p", ()), masks, truth)

@@ -1,0 +1,258 @@
+"""minaux's command line: parse and wire only."""
+
+import functools
+import json
+import os
+import re
+import shlex
+import sys
+
+import click
+
+import datasets
+from minaux import __version__, config
+from minaux.config import CHOICES, RANGES, UserError
+
+
+class Steps(click.ParamType):
+    """A number of steps, or a word ("full", "chrono")."""
+
+    name = "steps"
+
+    def __init__(self, word, number=int, metavar=None):
+        self.word, self.number, self.metavar = word, number, metavar or f"[INTEGER|{word}]"
+
+    def get_metavar(self, param, ctx=None):
+        return self.metavar
+
+    def convert(self, value, param, ctx):
+        if value == self.word or isinstance(value, self.number):
+            return value
+        try:
+            return self.number(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor {self.word!r}.", param, ctx)
+
+
+class Duration(click.ParamType):
+    """Seconds, from "90s", "30m", "2h" or a number of seconds."""
+
+    name = "duration"
+
+    def convert(self, value, param, ctx):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
+        if not match:
+            self.fail(f"{value!r} is not a duration like 90s, 30m or 2h.", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def number(name, kind):
+    low, high = RANGES[name]
+    return (click.IntRange if kind is int else click.FloatRange)(low, high)
+
+
+def setting(name, kind, text, default=None):
+    """A `train` option. Its default stands in config.py; the help shows it."""
+    if default is None:
+        default = config.Config.__dataclass_fields__[name].default
+    return click.option(config.option(name), name, type=kind, help=f"{text}  [default: {default}]")
+
+
+def cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_line_errors(command):
+    """End with one line on standard error and status 1 where the user, the data or the disk is at fault."""
+
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except (UserError, datasets.DataError) as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
+        except MemoryError as error:
+            raise click.ClickException(f"out of memory ({error}); try a smaller --batch-size") from error
+
+    return wrapped
+
+
+def load_task(cfg):
+    """The run's Config, with what only the data tell, and its Task."""
+    try:
+        task = datasets.load(cfg.task, cfg.size, cfg.data_dir)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    cfg.permutation = task.permutation
+    return cfg, task
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def cli():
+    """LSTMs with auxiliary losses (Trinh, Dai, Luong & Le, ICML 2018), on NumPy and CuPy."""
+
+
+@cli.command()
+@setting("task", click.Choice(datasets.NAMES), "What to learn.", "none, needed for a new run")
+@setting("aux", click.Choice(CHOICES["aux"]), "Auxiliary losses: reconstruct the past, predict the future, both.")
+@setting("model", click.Choice(CHOICES["model"]), "The recurrent model.")
+@setting(
+    "bptt",
+    Steps("full"),
+    "Truncation of the supervised loss in steps; 0 trains the classifier alone.",
+    "300; 75 with --size 14",
+)
+@setting(
+    "aux_bptt",
+    Steps("full"),
+    "Truncation of the auxiliary loss; 0 keeps its gradient out of the main LSTM.",
+    "as --bptt, or its default where that is 0",
+)
+@setting(
+    "aux_length",
+    number("aux_length", int),
+    "Length of an auxiliary segment.",
+    "300; 600 with --preset paper; a quarter with --size 14",
+)
+@setting("anchors", number("anchors", int), "Anchors a batch, for each auxiliary loss.")
+@setting("aux_weight", number("aux_weight", float), "Weight of the auxiliary loss.")
+@setting(
+    "feed_start", number("feed_start", float), "r: probability of feeding the decoder its own output, at the start"
+)
+@setting("feed_end", number("feed_end", float), "... and from the end of pretraining on.")
+@setting("forget_bias", Steps("chrono", float, "[FLOAT|chrono]"), "Initial bias of the forget gates.")
+@setting(
+    "pretrain_epochs",
+    number("pretrain_epochs", int),
+    "Epochs on the auxiliary loss alone.",
+    "by preset; 0 with --aux none",
+)
+@setting("epochs", number("epochs", int), "Epochs on both losses.", "by preset")
+@setting("batch_size", number("batch_size", int), "Sequences a batch.")
+@setting(
+    "hidden", number("hidden", int), "LSTM units; the classifier's and heads' hidden layers are twice as wide."
+)
+@setting("lr", number("lr", float), "Learning rate of RMSProp.")
+@setting("lr_schedule", click.Choice(CHOICES["lr_schedule"]), "Over all steps of the run.")
+@setting("clip", number("clip", float), "Largest global norm of the gradient; 0 leaves it as it is.")
+@setting(
+    "dropconnect", number("dropconnect", float), "Probability to drop a weight of the classifier's hidden layers."
+)
+@setting("seed", number("seed", int), "Of everything random but the validation split.")
+@setting("device", click.Choice(CHOICES["device"]), "Where to compute; auto takes a GPU if CuPy finds one.")
+@setting("dtype", click.Choice(CHOICES["dtype"]), "Floating point numbers.")
+@setting("threads", number("threads", int), "Worker threads, one for each shard of a batch.", "all cores")
+@setting(
+    "limit_train",
+    number("limit_train", int),
+    "Use only the first n training sequences, validation included.",
+    "all",
+)
+@setting("limit_test", number("limit_test", int), "Use at most n test, and n validation, sequences.", "all")
+@setting(
+    "valid",
+    number("valid", int),
+    "Training sequences to set aside for validation.",
+    "a tenth, at most 5000; 0 with --preset paper",
+)
+@setting("size", number("size", int), "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling.", "28")
+@setting("data_dir", click.Path(), "Folder of the task's files.", "the project's own")
+@setting("out", click.Path(), "Run directory.", "runs/TASK-AUX-BPTT-sSEED")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
+@setting("budget", Duration(), "Stop training after this time (30m, 2h), test, and be ready to resume.", "none")
+@setting(
+    "preset", click.Choice(CHOICES["preset"]), "quick: half an hour on two cores; paper: the paper's protocol."
+)
+@click.option("--quiet", is_flag=True, default=None, help="Print nothing but errors and the result.")
+@one_line_errors
+def train(out, resume, **given):
+    """Train a model, or go on with a run, and test it."""
+    from tqdm import tqdm
+
+    from minaux.checkpoint import RunDirectory
+    from minaux.train import Run, Stopped
+
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume:
+        if out is None:
+            raise click.UsageError("--resume needs --out RUN, the directory to go on with.")
+        cfg = config.resumed(RunDirectory(out).read_config(), given)
+    else:
+        if "task" not in given:
+            raise click.UsageError(f"--task is needed: one of {', '.join(datasets.NAMES)}.")
+        cfg = config.build(given, cores())
+        size = f"{cfg.size}-" if cfg.size else ""
+        out = out or os.path.join("runs", f"{cfg.task}-{size}{cfg.aux}-{cfg.bptt}-s{cfg.seed}")
+    run = Run(*load_task(cfg), out, echo=tqdm.write)
+    state = run.saved_state() if resume else run.new_state()
+    again = f"python cli.py train --resume --out {shlex.quote(out)}"
+    try:
+        result = run.train(state)
+    except Stopped:
+        click.echo(f"\nstopped and saved at step {state.step}; go on with: {again}", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped at once; go on from the last checkpoint with: {again}", err=True)
+        sys.exit(130)
+    click.echo(f"test accuracy {result['test_accuracy']:.2%} on {result['test_examples']:,} sequences")
+    click.echo(f"config.json, metrics.jsonl, checkpoint.npz and result.json are in {out}")
+    if not result["complete"]:
+        click.echo(f"the budget is spent after {result['steps']:,} steps; go on with: {again} --budget ...")
+
+
+@cli.command()
+@click.argument("run", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+@click.option("--data-dir", type=click.Path(), help="Folder of the task's files.  [default: the run's]")
+@click.option("--device", type=click.Choice(CHOICES["device"]), default="auto", show_default=True)
+@one_line_errors
+def evaluate(run, as_json, data_dir, device):
+    """Test RUN's best weights again, on the test sequences it was set up with."""
+    from minaux.checkpoint import RunDirectory
+    from minaux.train import Run
+
+    cfg = RunDirectory(run).read_config()
+    cfg.device, cfg.data_dir, cfg.quiet = device, data_dir or cfg.data_dir, True
+    task_run = Run(*load_task(cfg), run, echo=click.echo)
+    result = task_run.evaluate_saved()
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        for name, value in result.items():
+            click.echo(f"{name:20} {value:.6g}" if isinstance(value, float) else f"{name:20} {value}")
+
+
+@cli.command()
+@click.option("--aux", type=click.Choice(CHOICES["aux"]), help="Only this one.  [default: each of them]")
+@click.option("--bptt", type=Steps("full"), help="Only this truncation, of all losses.  [default: 5 and full]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and draws.")
+@one_line_errors
+def gradcheck(aux, bptt, seed):
+    """Check every parameter's gradient against finite differences, on a small model in float64.
+
+    Truncated gradients are compared with differences of the loss whose states at the cuts are constants.
+    """
+    from tests.gradcheck import RELATIVE, check_model
+
+    truncations = [5, "full"] if bptt is None else [bptt]
+    runs = {
+        (kind, K): check_model(kind, K, seed) for kind in ([aux] if aux else CHOICES["aux"]) for K in truncations
+    }
+    click.echo(f"Relative errors by parameter, --aux and --bptt; the largest allowed is {RELATIVE:g}.\n")
+    click.echo(" " * 15 + "".join(f"{f'{kind} {K}':>9}" for kind, K in runs))
+    errors = {(run, e.name): e.relative for run, found in runs.items() for e in found}
+    for name in dict.fromkeys(name for _, name in errors):
+        row = (errors.get((run, name)) for run in runs)
+        click.echo(f"{name:15}" + "".join(" " * 9 if e is None else f"{e:9.1e}" for e in row))
+    wrong = [f"{name} ({kind} {K})" for ((kind, K), name), e in errors.items() if not e <= RELATIVE]
+    if wrong:
+        raise click.ClickException(f"wrong gradients: {', '.join(wrong)}")
+    click.echo(f"\nall {len(errors)} gradients are right")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,148 @@
+"""A run's directory: config.json, metrics.jsonl, checkpoint.npz, result.json, each written whole or not at
+all (metrics.jsonl by whole lines)."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+
+import numpy as np
+
+from . import config
+from .config import UserError
+
+
+@dataclasses.dataclass
+class State:
+    """All that a resumed run needs: parameters, RMSProp's averages, the best weights, and where it stands."""
+
+    params: dict
+    v: dict
+    best: dict | None = None  # the parameters with the best validation accuracy so far
+    best_accuracy: float | None = None
+    step: int = 0  # batches trained on
+    evaluated: int = 0  # the step of the last validation
+    elapsed_s: float = 0.0
+
+
+class RunDirectory:
+    """The files of one run, under `path`."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.checkpoint = self.file("checkpoint.npz")
+
+    def file(self, name):
+        return os.path.join(self.path, name)
+
+    def create(self, cfg):
+        """Make the directory, and config.json in it. Raises UserError if a run is there already (what has no
+        checkpoint is none)."""
+        if os.path.exists(self.checkpoint):
+            raise UserError(
+                f"{self.path} holds a run already: add --resume to go on with it, or choose another --out"
+            )
+        os.makedirs(self.path, exist_ok=True)
+        for name in "result.json", "metrics.jsonl":
+            if os.path.exists(self.file(name)):
+                os.remove(self.file(name))
+        self.write_json("config.json", dataclasses.asdict(cfg))
+
+    def read_config(self):
+        """The Config of the run here. Raises UserError if there is no run, or config.json is damaged."""
+        if not os.path.exists(self.checkpoint):
+            raise UserError(
+                f"{self.path} holds no run (no checkpoint.npz): check the path, or start one without --resume"
+            )
+        return config.read(self.file("config.json"))
+
+    def save(self, cfg, state):
+        """Write the checkpoint: everything in `state` (host arrays), and a copy of the config."""
+        values = vars(state)
+        groups = {name: values[name] or {} for name in ("params", "v", "best")}
+        meta = {name: value for name, value in values.items() if name not in groups}
+        arrays = {f"{group}/{name}": a for group, members in groups.items() for name, a in members.items()}
+        arrays["meta"] = np.frombuffer(json.dumps({**meta, "config": dataclasses.asdict(cfg)}).encode(), np.uint8)
+        arrays["sha256"] = np.frombuffer(digest(arrays), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_whole(self.checkpoint, buffer.getvalue())
+
+    def load(self, cfg, shapes):
+        """The State in the checkpoint, on the host. Nothing in the file can run code.
+
+        Raises UserError if it is truncated or altered, or of another run than `cfg`, with parameters of
+        other `shapes`.
+        """
+        path, restore = self.checkpoint, "restore it from a copy, or start a new run"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            if arrays.pop("sha256").tobytes() != digest(arrays):
+                raise ValueError("its contents do not match their checksum")
+            meta = json.loads(arrays.pop("meta").tobytes())
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged .npz raises nearly anything
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(f"{path} is damaged or no checkpoint ({reason}): {restore}") from None
+        saved, groups = meta.pop("config", {}), {"params": {}, "v": {}, "best": {}}
+        for name, value in dataclasses.asdict(cfg).items():
+            if name not in config.CHANGEABLE and saved.get(name) != value:
+                raise UserError(
+                    f"{path} is of another run: its {name} is {saved.get(name)}, in config.json {value}: {restore}"
+                )
+        for key, a in arrays.items():
+            group, _, name = key.partition("/")
+            groups.setdefault(group, {})[name] = a
+        for group, members in groups.items():
+            if (members or group != "best") and {name: a.shape for name, a in members.items()} != shapes:
+                raise UserError(f"{path} does not hold the parameters of this run's model: {restore}")
+        return State(groups["params"], groups["v"], groups["best"] or None, **meta)
+
+    def write_json(self, name, value):
+        write_whole(self.file(name), (json.dumps(value, indent=2) + "\n").encode())
+
+    def write_row(self, **row):
+        """Add a line to metrics.jsonl."""
+        with open(self.file("metrics.jsonl"), "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def drop_rows_past(self, step):
+        """Drop the rows of metrics.jsonl that are past `step`, or that a kill left unfinished."""
+        if not os.path.exists(self.file("metrics.jsonl")):
+            return
+        with open(self.file("metrics.jsonl"), encoding="utf-8", errors="replace") as file:
+            lines = file.readlines()
+        write_whole(self.file("metrics.jsonl"), "".join(line for line in lines if _step(line) <= step).encode())
+
+
+def _step(line):
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def write_whole(path, data):
+    """Write bytes to `path`: to a neighbour first, flushed to the disk, then renamed over it."""
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def digest(arrays):
+    """SHA-256 of the names, types, shapes and values of a dict of arrays."""
+    sha = hashlib.sha256()
+    for name, a in sorted(arrays.items()):
+        sha.update(f"{name} {a.dtype} {a.shape}\n".encode() + np.ascontiguousarray(a).tobytes())
+    return sha.digest()

@@ -1,0 +1,179 @@
+"""A run's options: defaults, presets, what is allowed, and their file config.json."""
+
+import dataclasses
+import json
+import math
+
+from . import __version__
+
+
+class UserError(Exception):
+    """Something the user can mend; its text is one line that says what is wrong and what to do."""
+
+
+# What each preset sets, beneath the options the user gives. `quick` fits half an hour on two CPU cores,
+# `paper` is the paper's protocol.
+PRESETS = {
+    "quick": {"pretrain_epochs": 1, "epochs": 3},
+    "paper": {"pretrain_epochs": 20, "epochs": 100, "aux_length": 600, "valid": 0},
+}
+# `--resume` takes all other options from the run's config.json.
+CHANGEABLE = ("epochs", "budget", "quiet", "data_dir")
+
+
+@dataclasses.dataclass
+class Config:
+    """Every option of `train` (see `cli.py train --help`), in Python's names."""
+
+    task: str
+    aux: str = "none"
+    model: str = "lstm"
+    bptt: int | str = 300  # steps, or "full"
+    aux_bptt: int | str | None = None  # None: as bptt, or its default where that is 0
+    aux_length: int = 300
+    anchors: int = 1
+    aux_weight: float = 1.0
+    feed_start: float = 0.0
+    feed_end: float = 1.0
+    forget_bias: float | str = 1.0  # or "chrono"
+    pretrain_epochs: int | None = None
+    epochs: int | None = None
+    batch_size: int = 128
+    hidden: int = 128
+    lr: float = 1e-3
+    lr_schedule: str = "constant"
+    clip: float = 1.0
+    dropconnect: float = 0.5
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+    limit_train: int | None = None
+    limit_test: int | None = None
+    valid: int | None = None  # None: min(5000, a tenth of the training set)
+    size: int | None = None
+    data_dir: str | None = None
+    budget: float | None = None  # seconds
+    preset: str = "quick"
+    quiet: bool = False
+    version: str = __version__
+    permutation: str | None = None  # of the steps: how to make it
+    shards: int | None = None  # parts a batch is split into: the threads the run began with; 1 on a GPU
+    schedule_steps: dict | None = None  # {"feed": n, "lr": n}, fixed when the run starts
+
+    def steps(self, name, T):
+        """`bptt` or `aux_bptt` as a number of steps, T for "full"."""
+        return T if getattr(self, name) == "full" else min(getattr(self, name), T)
+
+
+def build(given, cores):
+    """The Config of the options a user gave (a dict without the ones left out), completed by the preset.
+
+    Raises UserError for values and combinations that cannot be.
+    """
+    preset = {"preset": "quick", **given}["preset"]
+    defaults = {"bptt": 300, "aux_length": 300, "threads": cores, **PRESETS[preset]}
+    if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
+        defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
+    short = defaults["bptt"]
+    if given.get("aux", "none") == "none":
+        defaults["pretrain_epochs"] = 0
+    config = Config(**{**defaults, **given})
+    if config.aux_bptt is None:
+        config.aux_bptt = config.bptt or short
+    check(config)
+    return config
+
+
+# The smallest and largest value of each number; cli.py shows them.
+RANGES = {
+    "bptt": (0, None),
+    "aux_bptt": (0, None),
+    "aux_length": (2, None),
+    "anchors": (1, None),
+    "aux_weight": (0, None),
+    "feed_start": (0, 1),
+    "feed_end": (0, 1),
+    "forget_bias": (None, None),
+    "pretrain_epochs": (0, None),
+    "epochs": (0, None),
+    "batch_size": (1, None),
+    "hidden": (1, None),
+    "lr": (0, None),
+    "clip": (0, None),
+    "dropconnect": (0, 1),
+    "seed": (0, None),
+    "threads": (1, 256),
+    "limit_train": (1, None),
+    "limit_test": (1, None),
+    "valid": (0, None),
+    "size": (1, None),
+    "budget": (0, None),
+}
+CHOICES = {
+    "aux": ("none", "r", "p", "rp"),
+    "model": ("lstm",),
+    "lr_schedule": ("constant", "cosine"),
+    "device": ("auto", "cpu", "gpu"),
+    "dtype": ("float32", "float64"),
+    "preset": tuple(PRESETS),
+}
+
+
+def option(name):
+    return "--" + name.replace("_", "-")
+
+
+def check(config):
+    """Raise UserError if a value is of a wrong type, out of range, or at odds with another."""
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        typed = float(value) if type(value) is int and isinstance(1.0, field.type) else value
+        if not isinstance(typed, field.type) or isinstance(value, bool) != (field.type is bool):
+            raise UserError(f"{option(name)}: {value!r} is of a wrong type")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise UserError(f"{option(name)}: {value!r} is not one of {', '.join(CHOICES[name])}")
+        if name in RANGES and isinstance(value, (int, float)):
+            low, high = RANGES[name]
+            if not math.isfinite(value):
+                raise UserError(f"{option(name)}: {value} is not a finite number")
+            if low is not None and value < low or high is not None and value > high:
+                span = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise UserError(f"{option(name)}: {value} is out of range, it must be {span}")
+        elif name in RANGES and value not in (None, "chrono" if name == "forget_bias" else "full"):
+            raise UserError(f"{option(name)}: {value!r} is neither a number nor a word it knows")
+    if config.lr == 0:
+        raise UserError("--lr: 0 would train nothing, it must be above 0")
+    if config.dropconnect == 1:
+        raise UserError("--dropconnect: 1 would drop every weight, it must be below 1")
+    if config.aux == "none" and config.pretrain_epochs:
+        raise UserError("--pretrain-epochs: there is no auxiliary loss to pretrain with; choose --aux r, p or rp")
+
+
+def read(path):
+    """The Config in a run's config.json. Raises UserError if it is not one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+        config = Config(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a minaux config.json ({error}); restore it or start a new run") from None
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return config
+
+
+def resumed(saved, given):
+    """The Config to go on with: `saved`, with what `given` may change. Raises UserError if it asks for more."""
+    for name, value in given.items():
+        if name not in CHANGEABLE and value != getattr(saved, name):
+            old = getattr(saved, name)
+            raise UserError(
+                f"{option(name)} {value} differs from this run's {old}; leave it out, or choose another --out"
+            )
+    config = dataclasses.replace(saved, budget=None, quiet=False)
+    config = dataclasses.replace(config, **{k: v for k, v in given.items() if k in CHANGEABLE})
+    check(config)
+    return config

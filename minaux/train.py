@@ -1,0 +1,323 @@
+"""Training: two phases, shards, evaluation, resume.
+
+Unsupervised pretraining minimises the auxiliary loss alone; then joint training minimises L_supervised +
+aux_weight · L_auxiliary. A batch is split into shards of sequences, one a thread, and their gradients are
+summed in a fixed order: a run's bits depend on the number of shards, not on the machine's load.
+"""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from . import arrays, initial, model, optim, report
+from .checkpoint import RunDirectory, State
+from .config import UserError
+
+VALIDATION_SEED = 0  # the same split whatever --seed is
+ROW_EVERY, SAVE_EVERY_S = 10, 60
+
+
+class Stopped(Exception):
+    """Ctrl-C, noticed between two batches; everything is saved."""
+
+
+class Run:
+    """One run: a Config, a Task (see datasets), a directory, and the State that `train` advances."""
+
+    def __init__(self, cfg, task, out, echo=print):
+        self.cfg, self.task, self.directory, self.echo = cfg, task, RunDirectory(out), echo
+        try:
+            self.xp, self.device = arrays.backend(cfg.device)
+        except RuntimeError as error:
+            raise UserError(str(error)) from None
+        self.T, D = task.x_train.shape[1:]
+        self.K, self.aux_K = cfg.steps("bptt", self.T), cfg.steps("aux_bptt", self.T)
+        self.sizes = initial.Sizes(D, cfg.hidden, task.classes)
+        self.shapes = initial.parameter_shapes(self.sizes, cfg.aux)
+        self.split()
+        self.steps_per_epoch = -(-len(self.train_rows) // cfg.batch_size)
+        self.pretrain_steps = cfg.pretrain_epochs * self.steps_per_epoch
+        self.total_steps = self.pretrain_steps + cfg.epochs * self.steps_per_epoch
+        if cfg.shards is None:  # a new run; a resumed one keeps what it began with
+            cfg.shards = cfg.threads if self.device == "cpu" else 1
+            cfg.schedule_steps = {"feed": self.pretrain_steps or self.total_steps, "lr": self.total_steps}
+        self.stop = False
+
+    def split(self):
+        """Draw the validation rows; take the training inputs' mean `[T, D]` for the auxiliary report."""
+        cfg, task = self.cfg, self.task
+        n = min(cfg.limit_train or len(task.y_train), len(task.y_train))
+        valid = min(5000, n // 10) if cfg.valid is None else cfg.valid
+        if valid >= n:
+            raise UserError(f"--valid: {valid} leaves none of the {n} training sequences to train on")
+        order = np.random.default_rng(VALIDATION_SEED).permutation(n)
+        self.train_rows, self.valid_rows = np.sort(order[valid:]), np.sort(order[:valid])[: cfg.limit_test]
+        self.test_rows = np.arange(len(task.y_test))[: cfg.limit_test]
+        mean = task.x_train[self.train_rows].mean(0, dtype="float64") / 255
+        self.mean = self.xp.asarray(mean.astype(cfg.dtype))
+
+    def parameters(self):
+        """How many numbers are trained."""
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    def new_state(self):
+        """The State at step 0, with its files. Raises UserError if the directory holds a run already."""
+        cfg = self.cfg
+        params = initial.init_params(self.sizes, cfg.aux, self.T, cfg.seed, cfg.forget_bias, cfg.dtype)
+        v = {name: np.zeros_like(w) for name, w in params.items()}
+        state = self.to_device(State(params, v))
+        self.directory.create(cfg)
+        self.save(state)
+        return state
+
+    def saved_state(self):
+        """The State to resume from. Raises UserError if the checkpoint is damaged or another run's."""
+        state = self.directory.load(self.cfg, self.shapes)
+        self.directory.drop_rows_past(state.step)
+        self.directory.write_json("config.json", dataclasses.asdict(self.cfg))  # --epochs may be new
+        return self.to_device(state)
+
+    def to_device(self, state):
+        groups = {name: getattr(state, name) for name in ("params", "v", "best")}
+        on_device = {k: g and {name: self.xp.asarray(a) for name, a in g.items()} for k, g in groups.items()}
+        return dataclasses.replace(state, **on_device)
+
+    # --- one batch ---
+
+    def in_shards(self, function, x, y, draws):
+        """[function(x, y, draws) for each shard], the rows x `[n, T, D]` uint8, y `[n]` and draws on the host."""
+        xp, dtype, n = self.xp, self.cfg.dtype, len(y)
+        masks = {name: xp.asarray(mask.astype(dtype)) for name, mask in draws.masks.items()}
+
+        def shard(columns):
+            steps = xp.asarray(np.ascontiguousarray(x[columns].transpose(1, 2, 0))).astype(dtype)  # [T, D, n]
+            truth = None if draws.truth is None else xp.asarray(draws.truth[:, :, columns])
+            with np.errstate(over="ignore", invalid="ignore"):  # train_step looks at the sum
+                return function(steps / 255, xp.asarray(y[columns]), draws._replace(masks=masks, truth=truth))
+
+        ends = np.linspace(0, n, min(self.cfg.shards, n) + 1).astype(int)
+        return list(self.pool.map(shard, [slice(a, b) for a, b in zip(ends, ends[1:])]))
+
+    def loss_and_grads(self, state, step):
+        """The batch of `step`: its losses and gradients, and its row of metrics.jsonl."""
+        cfg, pretraining = self.cfg, step < self.pretrain_steps
+        epoch, i = divmod(step, self.steps_per_epoch)
+        order = arrays.rng(cfg.seed, arrays.ORDER, epoch).permutation(self.train_rows)
+        rows = order[i * cfg.batch_size : (i + 1) * cfg.batch_size]
+        own = optim.own_probability(cfg.feed_start, cfg.feed_end, step, cfg.schedule_steps["feed"])
+        size = cfg.anchors, cfg.aux_length, self.T, len(rows)
+        draws = model.draw(cfg.seed, step, cfg.aux, *size, self.shapes, own, 0 if pretraining else cfg.dropconnect)
+
+        def share(x, y, draws):
+            y = None if pretraining else y
+            return model.loss_and_grads(state.params, x, y, draws, self.K, self.aux_K, cfg.aux_weight, len(rows))
+
+        total, *others = self.in_shards(share, self.task.x_train[rows], self.task.y_train[rows], draws)
+        for other in others:  # in the order of the shards, whichever was ready first
+            for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):
+                for name in its:
+                    mine[name] = mine[name] + its[name]
+        losses = {name: float(loss) for name, loss in total.losses.items()}
+        row = {
+            "phase": "pretrain" if pretraining else "joint",
+            "loss_supervised": None if pretraining else losses["supervised"],
+            "loss_auxiliary": None if cfg.aux == "none" else losses["r"] + losses["p"],
+            **{f"grad_norm_{kind}": optim.global_norm({"Wh": dWh}) for kind, dWh in total.dWh.items()},
+            "fed_truth": 1 - own if cfg.aux in ("r", "rp") else None,
+        }
+        return losses, total.grads, row
+
+    def train_step(self, state):
+        """One update of `state`, in place. Returns the batch's row. Raises UserError if it is not finite."""
+        cfg, step = self.cfg, state.step
+        losses, grads, row = self.loss_and_grads(state, step)
+        norm = optim.global_norm(grads)
+        if not np.isfinite([norm, *losses.values()]).all():
+            self.fail(f"the loss or its gradient is not finite at step {step + 1}")
+        optim.clip(grads, norm, cfg.clip)
+        lr = optim.learning_rate(cfg.lr, cfg.lr_schedule, step, cfg.schedule_steps["lr"])
+        optim.rmsprop(state.params, grads, state.v, lr)
+        state.step += 1
+        return row
+
+    def fail(self, what):
+        raise UserError(
+            f"{what}: stopped, {self.directory.checkpoint} keeps the last good weights; try a lower --lr"
+        )
+
+    # --- evaluation ---
+
+    def evaluate(self, params, x, y):
+        """Accuracy, supervised loss and the auxiliary report on rows x `[n, T, D]`, y `[n]`.
+
+        The anchors are the same in every evaluation. Raises Stopped after Ctrl-C.
+        """
+        cfg, sums = self.cfg, {}
+
+        def share(x, y, draws):
+            return model.evaluate(params, x, y, draws, self.aux_K, self.mean)
+
+        for number, start in enumerate(range(0, len(y), cfg.batch_size)):
+            if self.stop:
+                raise Stopped
+            rows = slice(start, start + cfg.batch_size)
+            size = cfg.anchors, cfg.aux_length, self.T, len(y[rows])
+            draws = model.draw(cfg.seed, number, cfg.aux, *size, self.shapes, evaluation=True)
+            for part in self.in_shards(share, x[rows], y[rows], draws):
+                for name, value in part.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        pairs, swapped = sums.pop("r_pairs", 0), sums.pop("r_swapped", 0)
+        result = {"accuracy": sums.pop("correct") / len(y), **{name: s / len(y) for name, s in sums.items()}}
+        return {**result, "r_swap_gap": swapped / pairs - result["r_loss"]} if pairs else result
+
+    def evaluate_and_tell(self, state, params, split):
+        rows = self.valid_rows if split == "valid" else self.test_rows
+        x, y = (self.task.x_test, self.task.y_test) if split == "test" else (self.task.x_train, self.task.y_train)
+        result = self.evaluate(params, x[rows], y[rows])
+        self.write_row(state, kind="eval", split=split, **result)
+        if not self.cfg.quiet:
+            phase = "pretraining" if state.step <= self.pretrain_steps else "joint training"
+            self.echo(report.evaluation(split, state.step, phase, result))
+        return result
+
+    def validate(self, state):
+        """Validate, and keep the weights if they are the best so far (in joint training)."""
+        accuracy = self.evaluate_and_tell(state, state.params, "valid")["accuracy"]
+        if state.step > self.pretrain_steps and (state.best is None or accuracy > state.best_accuracy):
+            state.best_accuracy = accuracy
+            state.best = {name: w.copy() for name, w in state.params.items()}
+
+    def test(self, state):
+        """Test the best weights (the last ones, without validation). Returns what goes into result.json."""
+        cfg = self.cfg
+        accuracy = self.evaluate_and_tell(state, state.best or state.params, "test")["accuracy"]
+        return {
+            **{name: getattr(cfg, name) for name in ("task", "model", "aux", "bptt", "seed")},
+            "test_accuracy": accuracy,
+            "test_examples": len(self.test_rows),
+            "valid_accuracy": state.best_accuracy,
+            "epochs": max(state.step - self.pretrain_steps, 0) // self.steps_per_epoch,
+            "steps": state.step,
+            "parameters": self.parameters(),
+            "elapsed_s": round(state.elapsed_s, 1),
+            "device": self.device,
+            "complete": state.step >= self.total_steps,
+        }
+
+    def evaluate_saved(self):
+        """Test the checkpoint's best weights; writes nothing."""
+        state = self.to_device(self.directory.load(self.cfg, self.shapes))
+        with self.working():
+            rows = self.test_rows
+            result = self.evaluate(state.best or state.params, self.task.x_test[rows], self.task.y_test[rows])
+        return {"test_accuracy": result.pop("accuracy"), "test_examples": len(rows), "step": state.step, **result}
+
+    # --- the whole ---
+
+    def train(self, state):
+        """Train from `state` to the end or until the budget is spent, test, and write result.json.
+
+        Returns result.json's contents. Raises Stopped after Ctrl-C (with everything saved), UserError if
+        the loss is not finite.
+        """
+        with self.working(), self.listening():
+            if not self.cfg.quiet:
+                self.echo(report.introduction(self, state, self.estimate(state)))
+            self.train_steps(state)
+            result = self.test(state)
+            self.directory.write_json("result.json", result)
+            return result
+
+    def train_steps(self, state):
+        cfg, began, earlier = self.cfg, time.monotonic(), state.elapsed_s
+        saved, saved_at = (state.step, state.evaluated), began
+        sequences, seconds = 0, 0.0  # trained on since the last row, evaluation excluded
+        bar = tqdm(total=self.total_steps, initial=state.step, unit="batch", disable=cfg.quiet or None)
+        with bar:
+            while True:
+                epoch_ends = state.step % self.steps_per_epoch == 0
+                over = state.step >= self.total_steps
+                over |= cfg.budget is not None and time.monotonic() - began >= cfg.budget
+                if epoch_ends and state.evaluated < state.step and not self.stop:
+                    with contextlib.suppress(Stopped):  # then the resumed run validates
+                        if len(self.valid_rows):
+                            self.validate(state)
+                        state.evaluated = state.step
+                now = time.monotonic()
+                state.elapsed_s = earlier + now - began
+                due = epoch_ends or over or self.stop or now - saved_at >= SAVE_EVERY_S
+                if due and saved != (state.step, state.evaluated):
+                    self.save(state)
+                    saved, saved_at = (state.step, state.evaluated), now
+                if self.stop:
+                    raise Stopped
+                if over:
+                    return
+                bar.set_description("pretraining" if state.step < self.pretrain_steps else "joint training", False)
+                now = time.monotonic()
+                row = self.train_step(state)
+                seconds += time.monotonic() - now
+                sequences += cfg.batch_size
+                if state.step % ROW_EVERY == 0 or state.step % self.steps_per_epoch == 0:
+                    state.elapsed_s = earlier + time.monotonic() - began
+                    rate = sequences / seconds
+                    self.write_row(state, kind="train", **row, sequences_per_second=round(rate, 1))
+                    loss = (row["loss_supervised"] or 0) + (row["loss_auxiliary"] or 0)
+                    bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} sequences/s", refresh=False)
+                    sequences, seconds = 0, 0.0
+                bar.update()
+
+    def estimate(self, state):
+        """Seconds that the rest of the run should take, from a trial batch of each kind."""
+        seconds, rows = 0.0, slice(self.cfg.batch_size)
+        for begin, end in (0, self.pretrain_steps), (self.pretrain_steps, self.total_steps):
+            if state.step < end:
+                begin = max(begin, state.step)
+                seconds += (end - begin) * elapsed(self.loss_and_grads, state, begin)
+        batch = elapsed(self.evaluate, state.params, self.task.x_test[rows], self.task.y_test[rows])
+        epochs = (self.total_steps - state.step) / self.steps_per_epoch
+        return seconds + batch * (epochs * len(self.valid_rows) + len(self.test_rows)) / self.cfg.batch_size
+
+    @contextlib.contextmanager
+    def working(self):
+        """Within: the workers, with one BLAS thread each, for the shards are the parallelism."""
+        arrays.keep_freed_memory()
+        with threadpool_limits(1), ThreadPoolExecutor(self.cfg.shards) as self.pool:
+            yield
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Within: the first Ctrl-C asks to stop after this batch, the second stops at once."""
+
+        def ask(*_):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self.stop = True
+
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def save(self, state):
+        groups = {"params": state.params, "v": state.v, "best": state.best or {}}
+        host = {name: {k: arrays.to_host(a) for k, a in group.items()} for name, group in groups.items()}
+        if not all(np.isfinite(a).all() for a in host["params"].values()):
+            self.fail(f"the weights are not finite after step {state.step}")
+        self.directory.save(self.cfg, State(**{**vars(state), **host}))
+
+    def write_row(self, state, **row):
+        epoch = -(-state.step // self.steps_per_epoch)
+        self.directory.write_row(**row, epoch=epoch, step=state.step, elapsed_s=round(state.elapsed_s, 2))
+
+
+def elapsed(work, *args):
+    began = time.monotonic()
+    work(*args)
+    return time.monotonic() - began

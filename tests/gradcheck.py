@@ -154,7 +154,7 @@ def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_s
     return loss, np.concatenate([k.ravel() for k in kinks]) if kinks else None
 
 
-def check_model(aux, K, seed=0, T=16, L=12, H=4, N=3, D=2):
+def check_model(aux, K, seed=0, T=24, L=12, H=4, N=3, D=2):
     """`worst_errors` of a whole small model: classifier and auxiliary losses, two anchors, DropConnect and
     scheduled sampling, all truncated at K ("full": nowhere)."""
     rng = np.random.default_rng(seed)

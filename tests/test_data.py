@@ -1,0 +1,77 @@
+"""MNIST as it travels with the project."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+import datasets
+from datasets import DataError, mnist
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return {(name, size): datasets.load(name, size) for name in datasets.NAMES for size in (28, 14)}
+
+
+def test_all_of_mnist_is_here(tasks):
+    task = tasks["mnist", 28]
+    assert task.x_train.shape == (60000, 784, 1) and task.x_test.shape == (10000, 784, 1)
+    assert task.x_train.dtype == np.uint8 and task.y_train.dtype == np.int64
+    assert task.y_train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert np.bincount(task.y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert task.x_train.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert task.permutation is None and task.classes == 10
+
+
+def test_size_14_is_the_mean_of_2x2_pixels(tasks):
+    full = tasks["mnist", 28].x_train[7].reshape(28, 28).astype(int)
+    small = tasks["mnist", 14].x_train[7].reshape(14, 14)
+    for i in range(14):
+        for j in range(14):
+            assert abs(int(small[i, j]) - full[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean()) <= 0.5
+    assert tasks["mnist", 14].x_test.shape == (10000, 196, 1)
+
+
+@pytest.mark.parametrize("size", [28, 14])
+def test_pmnist_is_mnist_in_one_published_order(tasks, size):
+    plain, permuted = tasks["mnist", size], tasks["pmnist", size]
+    order = np.random.RandomState(92916).permutation(size * size)
+    assert (permuted.x_test[:, :, 0] == plain.x_test[:, order, 0]).all()
+    assert (permuted.x_train[:100] == plain.x_train[:100][:, order]).all()
+    assert (permuted.y_train == plain.y_train).all()
+    assert permuted.permutation == f"numpy.random.RandomState(92916).permutation({size * size})"
+
+
+def test_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="28 or 14"):
+        datasets.load("mnist", size=15)
+
+
+def test_files_may_be_unzipped_and_elsewhere(tmp_path, tasks):
+    for name in mnist.SHA256:
+        data = gzip.decompress((mnist.HERE / f"{name}.gz").read_bytes())
+        (tmp_path / name).write_bytes(data)
+    elsewhere = datasets.load("mnist", data_dir=tmp_path)
+    assert (elsewhere.x_test == tasks["mnist", 28].x_test).all()
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "flipped byte", "other file", "not gzip"])
+def test_a_file_that_is_not_the_original_is_named(tmp_path, harm):
+    name = "t10k-labels-idx1-ubyte"
+    data = bytearray((mnist.HERE / f"{name}.gz").read_bytes())
+    if harm == "truncated":
+        data = data[:-100]
+    elif harm == "flipped byte":
+        raw = bytearray(gzip.decompress(data))
+        raw[5000] ^= 1
+        data = gzip.compress(raw)
+    elif harm == "other file":
+        data = (mnist.HERE / "train-labels-idx1-ubyte.gz").read_bytes()
+    elif harm == "not gzip":
+        data = b"hello"
+    if harm != "missing":
+        (tmp_path / f"{name}.gz").write_bytes(data)
+    with pytest.raises(DataError, match=rf"{name}.*(is missing|cannot be read|SHA-256)") as error:
+        mnist.read_idx(tmp_path, name)
+    assert "\n" not in str(error.value)

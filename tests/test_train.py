@@ -1,0 +1,192 @@
+"""Learning, the optimiser, schedules, and what a run does with its data."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import datasets
+from minaux import arrays, config, optim
+from minaux.model import Draws
+from minaux.train import Run
+
+
+def toy(n=20, T=6, seed=0):
+    """n random sequences of T steps, trained and tested on."""
+    r = np.random.default_rng(seed)
+    x, y = r.integers(0, 256, (n, T, 1)).astype(np.uint8), r.integers(0, 3, n)
+    return datasets.Task(x, y, x, y, classes=3)
+
+
+def options(**given):
+    defaults = {"task": "mnist", "hidden": 4, "bptt": 5, "aux_length": 4, "epochs": 2, "quiet": True, "threads": 1}
+    return config.build({**defaults, **given}, cores=1)
+
+
+@pytest.mark.parametrize("aux", ["none", "r", "p"])
+def test_a_small_model_overfits_20_examples(aux, tmp_path):
+    digits = datasets.load("mnist", size=14)
+    x = digits.x_train[:20].reshape(20, 14, 14)[:, 3:12:2, 3:12:2].reshape(20, 25, 1)  # 5x5 points of each digit
+    y = digits.y_train[:20]
+    task = datasets.Task(x, y, x, y, classes=10)
+    pretrain = 0 if aux == "none" else 10
+    cfg = options(
+        aux=aux,
+        hidden=32,
+        bptt=20,
+        aux_length=8,
+        pretrain_epochs=pretrain,
+        epochs=200,
+        batch_size=20,
+        lr=2e-3,
+        lr_schedule="cosine",
+        dropconnect=0.0,
+        valid=0,
+    )
+    run = Run(cfg, task, tmp_path / "run")
+    assert run.train(run.new_state())["test_accuracy"] == 1.0
+
+
+def test_pretraining_leaves_the_classifier_and_its_averages_alone_and_trains_the_rest(tmp_path):
+    run = Run(options(aux="r", pretrain_epochs=1, epochs=1, valid=0), toy(), tmp_path / "run")
+    state = run.new_state()
+    before = {name: w.copy() for name, w in state.params.items()}
+    with run.working():
+        run.train_step(state)
+    for name, w in state.params.items():
+        trained = not name.startswith("classifier")
+        assert (w != before[name]).any() == trained and state.v[name].any() == trained, name
+
+
+def test_rmsprop_by_hand():
+    params, v = (
+        {"w": np.array([1.0]), "untouched": np.array([5.0])},
+        {"w": np.array([0.4]), "untouched": np.array([2.0])},
+    )
+    optim.rmsprop(params, {"w": np.array([2.0])}, v, lr=0.1)
+    assert v["w"][0] == pytest.approx(0.9 * 0.4 + 0.1 * 4)
+    assert params["w"][0] == pytest.approx(1 - 0.1 * 2 / (math.sqrt(0.76) + 1e-8))
+    assert params["untouched"][0] == 5 and v["untouched"][0] == 2
+
+
+def test_clipping_by_the_global_norm():
+    grads = {"a": np.array([3.0]), "b": np.array([0.0, 4.0])}
+    norm = optim.global_norm(grads)
+    assert norm == 5
+    optim.clip(grads, norm, 6)
+    assert grads["a"][0] == 3
+    optim.clip(grads, norm, 0)
+    assert grads["a"][0] == 3
+    optim.clip(grads, norm, 1)
+    assert grads["a"][0] == pytest.approx(0.6) and grads["b"][1] == pytest.approx(0.8)
+    assert math.isnan(optim.global_norm({"a": np.array([np.nan]), "b": np.ones(2)}))
+
+
+def test_schedules():
+    assert [optim.own_probability(0.2, 1.0, step, 4) for step in range(6)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1, 1]
+    )
+    assert optim.learning_rate(0.1, "constant", 7, 10) == 0.1
+    rates = [optim.learning_rate(0.1, "cosine", step, 10) for step in (0, 5, 10, 15)]
+    assert rates == pytest.approx([0.1, 0.05, 0, 0])
+
+
+@pytest.mark.parametrize(("pretrain", "fed"), [(2, [1, 0.75, 0.5, 0.25, 0, 0]), (0, [1, 0.75, 0.5, 0.25])])
+def test_feeding_fades_over_pretraining_or_over_all_steps_without_it(pretrain, fed, tmp_path, monkeypatch):
+    monkeypatch.setattr("minaux.train.ROW_EVERY", 1)
+    cfg = options(aux="r", pretrain_epochs=pretrain, epochs=2 if not pretrain else 1, valid=0, batch_size=10)
+    run = Run(cfg, toy(), tmp_path / "run")
+    run.train(run.new_state())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["fed_truth"] for row in rows if row["kind"] == "train"] == pytest.approx(fed)
+
+
+def test_split_is_by_a_fixed_seed_and_keeps_the_last_partial_batch(tmp_path):
+    task = toy(n=107)
+    run, other = (Run(options(seed=s, batch_size=10), task, tmp_path) for s in (0, 1))
+    assert len(run.valid_rows) == 10 and len(run.train_rows) == 97 and run.steps_per_epoch == 10
+    assert sorted([*run.valid_rows, *run.train_rows]) == list(range(107))
+    assert (run.valid_rows == other.valid_rows).all()
+    limited = Run(options(limit_train=50, limit_test=4), task, tmp_path)
+    assert max([*limited.train_rows, *limited.valid_rows]) == 49
+    assert len(limited.valid_rows) == 4 and len(limited.train_rows) == 45 and len(limited.test_rows) == 4
+    assert len(Run(options(valid=0), task, tmp_path).train_rows) == 107
+
+
+def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path, monkeypatch):
+    run = Run(options(batch_size=10, dropconnect=0.0), toy(n=107), tmp_path / "run")
+    state, seen = run.new_state(), []
+    monkeypatch.setattr(run, "in_shards", lambda f, x, y, d: seen.append(x[:, :, 0]) or original(f, x, y, d))
+    original = Run.in_shards.__get__(run)
+    with run.working():
+        for step in range(20):
+            run.loss_and_grads(state, step)
+    first, second = np.concatenate(seen[:10]), np.concatenate(seen[10:])
+    assert (
+        sorted(map(bytes, first))
+        == sorted(map(bytes, second))
+        == sorted(map(bytes, run.task.x_train[run.train_rows, :, 0]))
+    )
+    assert (first != second).any() and len(seen[9]) == 7
+
+
+def test_the_best_validation_weights_are_tested(tmp_path, monkeypatch):
+    task = toy(n=60)
+    run = Run(options(epochs=4, lr=0.05), task, tmp_path / "run")
+    accuracies = iter([0.3, 0.9, 0.9, 0.1])
+    weights, tested = [], []
+
+    def evaluate(params, x, y):
+        if len(y) == len(run.valid_rows):
+            weights.append(params["main.Wh"].copy())
+            return {"accuracy": next(accuracies), "loss_supervised": 1.0}
+        tested.append(params["main.Wh"])
+        return {"accuracy": 0.5, "loss_supervised": 1.0}
+
+    monkeypatch.setattr(run, "evaluate", evaluate)
+    result = run.train(run.new_state())
+    assert result["valid_accuracy"] == 0.9 and result["test_accuracy"] == 0.5
+    assert (tested[0] == weights[1]).all() and (tested[0] != weights[3]).any()
+
+
+def test_without_validation_the_last_weights_are_tested(tmp_path):
+    run = Run(options(valid=0), toy(), tmp_path / "run")
+    state = run.new_state()
+    result = run.train(state)
+    assert state.best is None and result["valid_accuracy"] is None and result["complete"]
+    with run.working():
+        again = run.evaluate(state.params, run.task.x_test, run.task.y_test)
+    assert result["test_accuracy"] == again["accuracy"]
+
+
+def test_inputs_are_scaled_to_one_and_columns_are_sequences(tmp_path):
+    run = Run(options(threads=2), toy(n=5), tmp_path)
+    x, y, seen = run.task.x_train, run.task.y_train, []
+    with run.working():
+        seen = run.in_shards(lambda x, y, draws: (x, y), x, y, Draws())
+    assert [part[0].shape for part in seen] == [(6, 1, 2), (6, 1, 3)]
+    assert all(part[0].flags.c_contiguous and part[0].dtype == np.float32 for part in seen)
+    joined = np.concatenate([part[0] for part in seen], axis=2)
+    np.testing.assert_allclose(joined, x.transpose(1, 2, 0) / 255, rtol=1e-6)
+    assert (np.concatenate([part[1] for part in seen]) == y).all()
+
+
+def test_the_mean_of_the_baselines_is_the_training_sets(tmp_path):
+    run = Run(options(), toy(n=50), tmp_path)
+    np.testing.assert_allclose(run.mean, run.task.x_train[run.train_rows].mean(0) / 255, rtol=1e-6)
+
+
+def test_streams_of_random_numbers_are_stateless_and_apart():
+    def first(*key):
+        return arrays.rng(*key).random()
+
+    assert first(0, 1, 2) == first(0, 1, 2)
+    assert len({first(0, 1, 2), first(1, 1, 2), first(0, 2, 2), first(0, 1, 3)}) == 4
+
+
+def test_array_module_and_cpu_backend():
+    assert arrays.array_module(np.zeros(1)) is np
+    assert arrays.backend("cpu") == (np, "cpu")
+    a = np.ones(2)
+    assert arrays.to_host(a) is a

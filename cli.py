@@ -29,9 +29,12 @@ class Steps(click.ParamType):
         if value == self.word or isinstance(value, self.number):
             return value
         try:
-            return self.number(value)
+            number = self.number(value)
         except ValueError:
             self.fail(f"{value!r} is neither a number nor {self.word!r}.", param, ctx)
+        if self.number is int and number < 0:
+            self.fail(f"{number} is below 0.", param, ctx)
+        return number
 
 
 class Duration(click.ParamType):
@@ -62,6 +65,11 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def told(error):
+    """An OSError in one line."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
 def one_line_errors(command):
     """End with one line on standard error and status 1 where the user, the data or the disk is at fault."""
 
@@ -72,8 +80,7 @@ def one_line_errors(command):
         except (UserError, datasets.DataError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror or error}") from error
+            raise click.ClickException(told(error)) from error
         except MemoryError as error:
             raise click.ClickException(f"out of memory ({error}); try a smaller --batch-size") from error
 
@@ -82,6 +89,8 @@ def one_line_errors(command):
 
 def load_task(cfg):
     """The run's Config, with what only the data tell, and its Task."""
+    if cfg.task not in datasets.NAMES:
+        raise UserError(f"there is no task {cfg.task!r}; there are {', '.join(datasets.NAMES)}")
     try:
         task = datasets.load(cfg.task, cfg.size, cfg.data_dir)
     except ValueError as error:
@@ -192,6 +201,8 @@ def train(out, resume, **given):
     again = f"python cli.py train --resume --out {shlex.quote(out)}"
     try:
         result = run.train(state)
+    except OSError as error:
+        raise UserError(f"{told(error)}; mend that, and go on from the last checkpoint with: {again}") from error
     except Stopped:
         click.echo(f"\nstopped and saved at step {state.step}; go on with: {again}", err=True)
         sys.exit(130)
@@ -216,9 +227,8 @@ def evaluate(run, as_json, data_dir, device):
     from minaux.train import Run
 
     cfg = RunDirectory(run).read_config()
-    cfg.device, cfg.data_dir, cfg.quiet = device, data_dir or cfg.data_dir, True
-    task_run = Run(*load_task(cfg), run, echo=click.echo)
-    result = task_run.evaluate_saved()
+    cfg.data_dir = data_dir or cfg.data_dir
+    result = Run(*load_task(cfg), run, device=device).evaluate_saved()
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -1,6 +1,7 @@
 """A run's directory: config.json, metrics.jsonl, checkpoint.npz, result.json, each written whole or not at
 all (metrics.jsonl by whole lines)."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -77,52 +78,56 @@ class RunDirectory:
         """
         path, restore = self.checkpoint, "restore it from a copy, or start a new run"
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
+                arrays = {name: members[name] for name in members.files}
             if arrays.pop("sha256").tobytes() != digest(arrays):
                 raise ValueError("its contents do not match their checksum")
             meta = json.loads(arrays.pop("meta").tobytes())
+            saved, state = meta.pop("config"), State({}, {}, {}, **meta)
         except FileNotFoundError:
             raise
         except Exception as error:  # a damaged .npz raises nearly anything
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{path} is damaged or no checkpoint ({reason}): {restore}") from None
-        saved, groups = meta.pop("config", {}), {"params": {}, "v": {}, "best": {}}
         for name, value in dataclasses.asdict(cfg).items():
             if name not in config.CHANGEABLE and saved.get(name) != value:
                 raise UserError(
                     f"{path} is of another run: its {name} is {saved.get(name)}, in config.json {value}: {restore}"
                 )
         for key, a in arrays.items():
-            group, _, name = key.partition("/")
-            groups.setdefault(group, {})[name] = a
-        for group, members in groups.items():
-            if (members or group != "best") and {name: a.shape for name, a in members.items()} != shapes:
+            group, name = key.split("/")
+            getattr(state, group)[name] = a
+        for group in state.params, state.v, state.best:
+            if (group or group is not state.best) and {name: a.shape for name, a in group.items()} != shapes:
                 raise UserError(f"{path} does not hold the parameters of this run's model: {restore}")
-        return State(groups["params"], groups["v"], groups["best"] or None, **meta)
+        return dataclasses.replace(state, best=state.best or None)
 
     def write_json(self, name, value):
         write_whole(self.file(name), (json.dumps(value, indent=2) + "\n").encode())
 
     def write_row(self, **row):
         """Add a line to metrics.jsonl."""
-        with open(self.file("metrics.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self.file("metrics.jsonl")
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
 
-    def drop_rows_past(self, step):
-        """Drop the rows of metrics.jsonl that are past `step`, or that a kill left unfinished."""
-        if not os.path.exists(self.file("metrics.jsonl")):
+    def drop_rows(self, unwanted):
+        """Drop the rows of metrics.jsonl for which unwanted(row) is true, and what a kill left unfinished."""
+        path = self.file("metrics.jsonl")
+        if not os.path.exists(path):
             return
-        with open(self.file("metrics.jsonl"), encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.readlines()
-        write_whole(self.file("metrics.jsonl"), "".join(line for line in lines if _step(line) <= step).encode())
-
-
-def _step(line):
-    try:
-        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        kept = []
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if not unwanted(json.loads(line)) and line.endswith("\n"):
+                    kept.append(line)
+        if kept != lines:
+            write_whole(path, "".join(kept).encode())
 
 
 def write_whole(path, data):
@@ -134,10 +139,10 @@ def write_whole(path, data):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
         if os.path.exists(temporary):
             os.remove(temporary)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def digest(arrays):

@@ -29,15 +29,15 @@ class Config:
     aux: str = "none"
     model: str = "lstm"
     bptt: int | str = 300  # steps, or "full"
-    aux_bptt: int | str | None = None  # None: as bptt, or its default where that is 0
+    aux_bptt: int | str = 300
     aux_length: int = 300
     anchors: int = 1
     aux_weight: float = 1.0
     feed_start: float = 0.0
     feed_end: float = 1.0
     forget_bias: float | str = 1.0  # or "chrono"
-    pretrain_epochs: int | None = None
-    epochs: int | None = None
+    pretrain_epochs: int = 0
+    epochs: int = 0
     batch_size: int = 128
     hidden: int = 128
     lr: float = 1e-3
@@ -47,7 +47,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
-    threads: int | None = None
+    threads: int = 1
     limit_train: int | None = None
     limit_test: int | None = None
     valid: int | None = None  # None: min(5000, a tenth of the training set)
@@ -75,34 +75,33 @@ def build(given, cores):
     defaults = {"bptt": 300, "aux_length": 300, "threads": cores, **PRESETS[preset]}
     if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
         defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
-    short = defaults["bptt"]
+    defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
     if given.get("aux", "none") == "none":
         defaults["pretrain_epochs"] = 0
     config = Config(**{**defaults, **given})
-    if config.aux_bptt is None:
-        config.aux_bptt = config.bptt or short
     check(config)
     return config
 
 
+LARGEST = 10**307
 # The smallest and largest value of each number; cli.py shows them.
 RANGES = {
     "bptt": (0, None),
     "aux_bptt": (0, None),
     "aux_length": (2, None),
-    "anchors": (1, None),
+    "anchors": (1, 10_000),
     "aux_weight": (0, None),
     "feed_start": (0, 1),
     "feed_end": (0, 1),
     "forget_bias": (None, None),
-    "pretrain_epochs": (0, None),
-    "epochs": (0, None),
+    "pretrain_epochs": (0, 10**9),
+    "epochs": (0, 10**9),
     "batch_size": (1, None),
-    "hidden": (1, None),
+    "hidden": (1, 65_536),
     "lr": (0, None),
     "clip": (0, None),
     "dropconnect": (0, 1),
-    "seed": (0, None),
+    "seed": (0, 2**63 - 1),
     "threads": (1, 256),
     "limit_train": (1, None),
     "limit_test": (1, None),
@@ -128,16 +127,16 @@ def check(config):
     """Raise UserError if a value is of a wrong type, out of range, or at odds with another."""
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
-        typed = float(value) if type(value) is int and isinstance(1.0, field.type) else value
-        if not isinstance(typed, field.type) or isinstance(value, bool) != (field.type is bool):
+        kinds = field.type | int if isinstance(1.0, field.type) else field.type  # 1 will do for 1.0
+        if not isinstance(value, kinds) or isinstance(value, bool) != (field.type is bool):
             raise UserError(f"{option(name)}: {value!r} is of a wrong type")
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{option(name)}: {value!r} is not one of {', '.join(CHOICES[name])}")
         if name in RANGES and isinstance(value, (int, float)):
             low, high = RANGES[name]
-            if not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{option(name)}: {value} is not a finite number")
-            if low is not None and value < low or high is not None and value > high:
+            if low is not None and value < low or value > (LARGEST if high is None else high):
                 span = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise UserError(f"{option(name)}: {value} is out of range, it must be {span}")
         elif name in RANGES and value not in (None, "chrono" if name == "forget_bias" else "full"):

@@ -144,40 +144,40 @@ def lstm_backward(dh, dh_last, dc_last, cache):
     `[H, N]`, dWx, dWh, db.
     """
     s, c, gates, W = cache.s, cache.c, cache.gates, cache.W
-    xp, S, (H, N) = array_module(c), len(gates), c.shape[1:]
-    dh_t = xp.zeros_like(c[0]) if dh_last is None else dh_last
-    dc = xp.zeros_like(c[0]) if dc_last is None else dc_last.copy()
-    dx = None if cache.tokens is not None else xp.empty((S, W.shape[1] - H - 1, N), c.dtype)
-    dWx = None if cache.tokens is None else xp.zeros_like(cache.Wx_half)
-    dW, dW_t = xp.zeros_like(W), xp.empty_like(W)
-    dz, slope, ds = xp.empty_like(gates, shape=(4 * H, N)), xp.empty_like(gates, shape=(4 * H, N)), None
-    dz_i, dz_f, dz_g, dz_o = dz.reshape(4, H, N)
+    xp, text, S, (H, N) = array_module(c), cache.tokens is not None, len(gates), c.shape[1:]
+    dh_t = xp.zeros_like(c[0]) if dh_last is None else dh_last  # [H, N]
+    dc = xp.zeros_like(c[0]) if dc_last is None else dc_last.copy()  # [H, N]
+    dW, dW_t = xp.zeros_like(W), xp.empty_like(W)  # [4H, H+D+1] the sum, and one step's part
+    ds, dz, slope = (xp.empty((rows, N), c.dtype) for rows in (W.shape[1], 4 * H, 4 * H))
+    dz_i, dz_f, dz_g, dz_o = dz.reshape(4, H, N)  # [H, N] each, views of dz
+    dx = None if text else xp.empty((S, W.shape[1] - H - 1, N), c.dtype)
+    dWx = xp.zeros_like(cache.Wx_half) if text else None  # [4H, V]
     for t in reversed(range(S)):
-        i, f, g, o = gates[t].reshape(4, H, N)
+        i, f, g, o = gates[t].reshape(4, H, N)  # [H, N] each
         if dh is not None:
             dh_t = dh_t + dh[t]
         if cache.mask is not None:  # h, c = mask * h, mask * c
             dh_t = dh_t * cache.mask[t]
             dc *= cache.mask[t]
-        tanh_c = xp.tanh(c[t + 1])
-        xp.multiply(dh_t, tanh_c, out=dz_o)  # h[t] = o * tanh(c[t])
+        tanh_c = xp.tanh(c[t + 1])  # [H, N]
+        xp.multiply(dh_t, tanh_c, out=dz_o)  # h[t] = o * tanh(c[t]); dz holds di, df, dg, do at first
         dc += dh_t * o * (1 - tanh_c * tanh_c)
         xp.multiply(dc, g, out=dz_i)  # c[t] = f * c[t-1] + i * g
         xp.multiply(dc, c[t], out=dz_f)
         xp.multiply(dc, i, out=dz_g)
         dc *= f
-        xp.subtract(1, gates[t], out=slope)  # i, f, o = σ(z): σ' = σ (1 - σ)
+        xp.subtract(1, gates[t], out=slope)  # i, f, o = σ(z): σ' = σ (1 - σ)   [4H, N]
         slope *= gates[t]
         xp.subtract(1, g * g, out=slope[2 * H : 3 * H])  # g = tanh(z): tanh' = 1 - tanh²
         dz *= slope
-        ds = xp.matmul(W.T, dz, out=ds)  # z[t] = W s[t]
+        xp.matmul(W.T, dz, out=ds)  # z[t] = W s[t]
         dW += xp.matmul(dz, s[t].T, out=dW_t)
         dh_t = ds[:H]  # s[t] = [h[t-1]; x[t]; 1]
-        if dWx is None:
-            dx[t] = ds[H:-1]
-        else:  # one-hot product: each token's column collects the dz of the sequences that picked it
+        if text:  # one-hot product: a token's column collects the dz of the sequences that picked it
             dWx += dz @ (cache.tokens[t][:, None] == xp.arange(dWx.shape[1])).astype(dz.dtype)
-    return dx, dh_t, dc, dW[:, H:-1] if dWx is None else dWx, dW[:, :H], dW[:, -1:]
+        else:
+            dx[t] = ds[H:-1]
+    return dx, dh_t, dc, dWx if text else dW[:, H:-1], dW[:, :H], dW[:, -1:]
 
 
 def layer_weights(params, name):

@@ -64,28 +64,29 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
         return dh0, dc0
 
     if y is not None:  # supervised: classify from h[T-1]
-        logits, classifier = mlp_forward(main.last, params, "classifier", draws.masks)
+        logits, classifier = mlp_forward(main.last, params, "classifier", draws.masks)  # [classes, N]
         losses["supervised"], cache = softmax_cross_entropy_forward(logits, y, 1 / batch_size)
-        dh = mlp_backward(softmax_cross_entropy_backward(cache), classifier, supervised, "classifier")
+        dlogits = softmax_cross_entropy_backward(cache)  # [classes, N]
+        dh = mlp_backward(dlogits, classifier, supervised, "classifier")  # [H, N], of h[T-1]
         if K > 0:
             sweep(supervised, windows.supervised_span(T, K), None, dh, None)
 
     for n, a in enumerate(draws.r_anchors):  # r: reconstruct x[a-L+1] ... x[a-1] from the state after a
         scale = 1 / (batch_size * (L - 1) * channels * len(draws.r_anchors))
-        truth = None if draws.truth is None else draws.truth[n]
+        truth = None if draws.truth is None else draws.truth[n]  # [L-1, N]
         r = reconstruct(params, x, a, L, aux_K, *main.state(a), scale, truth, auxiliary)
         losses["r"] += r.loss
         fed.append(r.fed)
-        if aux_K > 0:
+        if aux_K > 0:  # r.dh, r.dc [H, N], of the state after a
             sweep(auxiliary, windows.r_span(a, aux_K), None, r.dh, r.dc)
 
     for a in draws.p_anchors:  # p: predict x[a+1] ... x[a+L] from the states after a ... a+L-1
         scale = 1 / (batch_size * L * channels * len(draws.p_anchors))
-        h = main.steps(a, a + L).h[1:]
-        for t0, t1, loss, dh, _ in predict(params, x, a, L, aux_K, h, scale, auxiliary):
+        h = main.steps(a, a + L).h[1:]  # [L, H, N], after steps a ... a+L-1
+        for t0, t1, loss, dh, _ in predict(params, x, a, L, aux_K, h, scale, auxiliary):  # dh [t1-t0, H, N]
             losses["p"] += loss
             if aux_K > 0:
-                dh0, dc0 = sweep(auxiliary, (a + t0, a + t1), dh, None, None)
+                dh0, dc0 = sweep(auxiliary, (a + t0, a + t1), dh, None, None)  # [H, N], before step a+t0
                 if t0 == 0:  # the first window's gradient goes on before the anchor; later ones are cut
                     sweep(auxiliary, windows.p_lead(a, aux_K), None, dh0, dc0)
 
@@ -120,7 +121,7 @@ def main_forward(params, x, keep, mask=None, to_the_end=True):
     no further than the last span."""
     weights, embedding = layer_weights(params, "main")
     xp = array_module(x)
-    h = c = xp.zeros((weights[1].shape[1], x.shape[-1]), weights[1].dtype)
+    h = c = xp.zeros((weights[1].shape[1], x.shape[-1]), weights[1].dtype)  # [H, N]
     parts, t = [], 0
     for t0, t1 in [*keep, (len(x), len(x))] if to_the_end else keep:
         h, c = lstm_advance(x[t:t0], h, c, *weights, None if mask is None else mask[t:t0])

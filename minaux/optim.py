@@ -32,7 +32,7 @@ def learning_rate(lr, schedule, step, steps):
     """The rate of `step` (from 0): "constant", or "cosine" from lr to 0 over `steps`, where it stays."""
     if schedule == "constant":
         return lr
-    return lr * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+    return lr * 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1)))
 
 
 def own_probability(start, end, step, steps):

@@ -30,10 +30,10 @@ class Stopped(Exception):
 class Run:
     """One run: a Config, a Task (see datasets), a directory, and the State that `train` advances."""
 
-    def __init__(self, cfg, task, out, echo=print):
+    def __init__(self, cfg, task, out, echo=print, device=None):
         self.cfg, self.task, self.directory, self.echo = cfg, task, RunDirectory(out), echo
         try:
-            self.xp, self.device = arrays.backend(cfg.device)
+            self.xp, self.device = arrays.backend(device or cfg.device)
         except RuntimeError as error:
             raise UserError(str(error)) from None
         self.T, D = task.x_train.shape[1:]
@@ -69,7 +69,10 @@ class Run:
     def new_state(self):
         """The State at step 0, with its files. Raises UserError if the directory holds a run already."""
         cfg = self.cfg
-        params = initial.init_params(self.sizes, cfg.aux, self.T, cfg.seed, cfg.forget_bias, cfg.dtype)
+        with np.errstate(over="ignore"):
+            params = initial.init_params(self.sizes, cfg.aux, self.T, cfg.seed, cfg.forget_bias, cfg.dtype)
+        if not all(np.isfinite(w).all() for w in params.values()):
+            raise UserError(f"--forget-bias: {cfg.forget_bias} is not finite in {cfg.dtype}, choose a smaller one")
         v = {name: np.zeros_like(w) for name, w in params.items()}
         state = self.to_device(State(params, v))
         self.directory.create(cfg)
@@ -79,7 +82,7 @@ class Run:
     def saved_state(self):
         """The State to resume from. Raises UserError if the checkpoint is damaged or another run's."""
         state = self.directory.load(self.cfg, self.shapes)
-        self.directory.drop_rows_past(state.step)
+        self.directory.drop_rows(lambda row: row["step"] > state.step)
         self.directory.write_json("config.json", dataclasses.asdict(self.cfg))  # --epochs may be new
         return self.to_device(state)
 
@@ -98,7 +101,7 @@ class Run:
         def shard(columns):
             steps = xp.asarray(np.ascontiguousarray(x[columns].transpose(1, 2, 0))).astype(dtype)  # [T, D, n]
             truth = None if draws.truth is None else xp.asarray(draws.truth[:, :, columns])
-            with np.errstate(over="ignore", invalid="ignore"):  # train_step looks at the sum
+            with np.errstate(over="ignore", invalid="ignore"):  # as in `working`, but each thread has its own
                 return function(steps / 255, xp.asarray(y[columns]), draws._replace(masks=masks, truth=truth))
 
         ends = np.linspace(0, n, min(self.cfg.shards, n) + 1).astype(int)
@@ -180,6 +183,10 @@ class Run:
         rows = self.valid_rows if split == "valid" else self.test_rows
         x, y = (self.task.x_test, self.task.y_test) if split == "test" else (self.task.x_train, self.task.y_train)
         result = self.evaluate(params, x[rows], y[rows])
+        if not np.isfinite(list(result.values())).all():
+            self.fail(f"the {split} loss is not finite at step {state.step}")
+        # A run that is resumed may evaluate again at the same step.
+        self.directory.drop_rows(lambda row: (row.get("split"), row["step"]) == (split, state.step))
         self.write_row(state, kind="eval", split=split, **result)
         if not self.cfg.quiet:
             phase = "pretraining" if state.step <= self.pretrain_steps else "joint training"
@@ -288,7 +295,8 @@ class Run:
     def working(self):
         """Within: the workers, with one BLAS thread each, for the shards are the parallelism."""
         arrays.keep_freed_memory()
-        with threadpool_limits(1), ThreadPoolExecutor(self.cfg.shards) as self.pool:
+        quietly = np.errstate(over="ignore", invalid="ignore")  # what is not finite is found and told by `fail`
+        with quietly, threadpool_limits(1), ThreadPoolExecutor(self.cfg.shards) as self.pool:
             yield
 
     @contextlib.contextmanager

@@ -61,7 +61,7 @@ def invoke(task):
 
 # Run cli.py on the small task after a line of sabotage.
 DRIVER = """
-import builtins, errno, itertools, os, resource, signal, sys, threading
+import itertools, os, resource, signal, sys, threading
 import numpy as np
 import cli, datasets
 from minaux import checkpoint, model, train
@@ -75,6 +75,11 @@ def kill():
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
+
+def kill_after(seconds):
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
 
 def at_call(n, owner, name, act, after=False):
     # At the n-th call of owner.name: act before it, or after it.

@@ -183,7 +183,7 @@ def test_a_spent_budget_is_no_failure_and_the_run_can_go_on(invoke, finished, tm
     assert ended.status == 0 and "the budget is spent after 0 steps" in ended.stdout
     result = read(tmp_path / "result.json")
     assert (result["complete"], result["steps"], result["epochs"]) == (False, 0, 0)
-    assert invoke("train", "--resume", "--budget", "1h", "--out", tmp_path).status == 0
+    assert invoke("train", "--resume", "--out", tmp_path).status == 0  # without the budget
     result, whole = read(tmp_path / "result.json"), read(finished / "result.json")
     assert {**result, "elapsed_s": 0} == {**whole, "elapsed_s": 0}
     assert_same_arrays(tmp_path, finished)
@@ -200,6 +200,8 @@ def test_more_epochs_on_resume_are_as_if_asked_for_at_once(invoke, finished, run
     better = run if second > first else finished
     best, expected = arrays(run), arrays(better)
     assert all((best[f"best/{k[7:]}"] == w).all() for k, w in expected.items() if k.startswith("params/"))
+    evaluated = json.loads(invoke("evaluate", run, "--json", "--device", "cpu").stdout)
+    assert evaluated["loss_supervised"] == rows(run)[-1]["loss_supervised"]
 
 
 def test_schedules_are_fixed_at_the_start(invoke, tmp_path):
@@ -221,7 +223,7 @@ def test_a_run_of_no_epochs_can_be_made_longer(invoke, tmp_path):
 
 
 def test_resume_may_repeat_the_options(invoke, run, finished):
-    assert invoke("train", "--resume", *SMALL, "--quiet", "--out", run).status == 0
+    assert invoke("train", "--resume", *SMALL, "--quiet", "--budget", "1h", "--out", run).status == 0
     assert_same_arrays(run, finished)
 
 

@@ -101,10 +101,9 @@ def test_killed_at_random_times(invoke, sabotage, uninterrupted, tmp_path, threa
     draw, ends = random.Random(threads), []
     for _ in range(5):
         save = draw.choice(["", SAVE_EVERY_STEP])
-        timer = f"threading.Timer({draw.uniform(0, 0.06)}, kill).start()"
-        code = f"{save}at_call(1, train.Run, 'train', lambda: {timer})"
+        code = f"{save}at_call(1, train.Run, 'train', lambda: kill_after({draw.uniform(0, 0.06)}))"
         ends.append(sabotage(code, *again(tmp_path, threads)).status)
-        if ends[-1] == 0:  # it was faster than the timer
+        if ends[-1] == 0:  # it was faster
             break
     assert set(ends) <= {0, -signal.SIGKILL}
     assert invoke(*again(tmp_path, threads)).status == 0
@@ -119,10 +118,14 @@ def test_same_seed_same_bits_in_another_process(sabotage, uninterrupted, tmp_pat
 
 
 def test_other_seed_other_bits(invoke, uninterrupted, tmp_path):
-    assert invoke("train", *RUN, "--seed", 0, "--out", tmp_path / "run").status == 0
-    mine, its = arrays(tmp_path / "run"), arrays(uninterrupted[1])
-    assert mine.keys() == its.keys()
-    assert all((mine[k] != its[k]).any() for k in mine)
+    whole, *begun = (tmp_path / name for name in ("whole", "seed 0", "seed 1"))
+    assert invoke("train", *RUN, "--seed", 0, "--out", whole).status == 0
+    for seed, run in enumerate(begun):
+        assert invoke("train", *RUN, "--seed", seed, "--budget", 0, "--out", run).status == 0
+    mine, its = arrays(whole), arrays(uninterrupted[1])
+    assert mine.keys() == its.keys() and all((mine[k] != its[k]).any() for k in mine)
+    mine, its = map(arrays, begun)  # the initial weights
+    assert all((mine[k] != its[k]).any() for k in mine if k.startswith("params/") and ".W" in k)
 
 
 def test_threads_do_not_change_what_is_drawn(invoke, monkeypatch, tmp_path):

@@ -7,11 +7,17 @@ import re
 import shlex
 import sys
 
-import click
+try:
+    import click
+    from tqdm import tqdm
 
-import datasets
-from minaux import __version__, config
-from minaux.config import CHOICES, RANGES, UserError
+    import datasets
+    from minaux import __version__, config
+    from minaux.checkpoint import RunDirectory
+    from minaux.config import CHOICES, UserError
+    from minaux.train import Run, Stopped
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is missing: first . .venv/bin/activate, or pip install -r requirements.txt")
 
 
 class Steps(click.ParamType):
@@ -49,11 +55,6 @@ class Duration(click.ParamType):
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def number(name, kind):
-    low, high = RANGES[name]
-    return (click.IntRange if kind is int else click.FloatRange)(low, high)
-
-
 def setting(name, kind, text, default=None):
     """A `train` option. Its default stands in config.py; the help shows it."""
     if default is None:
@@ -79,10 +80,17 @@ def one_line_errors(command):
             return command(*args, **kwargs)
         except (UserError, datasets.DataError) as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # click ends quietly
         except OSError as error:
             raise click.ClickException(told(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nstopped", err=True)
+            sys.exit(130)
         except MemoryError as error:
-            raise click.ClickException(f"out of memory ({error}); try a smaller --batch-size") from error
+            raise click.ClickException(
+                f"out of memory ({error}); try a smaller --hidden or --batch-size"
+            ) from error
 
     return wrapped
 
@@ -112,63 +120,57 @@ def cli():
 @setting(
     "bptt",
     Steps("full"),
-    "Truncation of the supervised loss in steps; 0 trains the classifier alone.",
+    "Truncation of the supervised loss in steps; at 0 it trains the classifier alone.",
     "300; 75 with --size 14",
 )
 @setting(
     "aux_bptt",
     Steps("full"),
-    "Truncation of the auxiliary loss; 0 keeps its gradient out of the main LSTM.",
+    "Truncation of the auxiliary loss; at 0 it trains its own head alone, uncut.",
     "as --bptt, or its default where that is 0",
 )
 @setting(
     "aux_length",
-    number("aux_length", int),
+    int,
     "Length of an auxiliary segment.",
     "300; 600 with --preset paper; a quarter with --size 14",
 )
-@setting("anchors", number("anchors", int), "Anchors a batch, for each auxiliary loss.")
-@setting("aux_weight", number("aux_weight", float), "Weight of the auxiliary loss.")
-@setting(
-    "feed_start", number("feed_start", float), "r: probability of feeding the decoder its own output, at the start"
-)
-@setting("feed_end", number("feed_end", float), "... and from the end of pretraining on.")
+@setting("anchors", int, "Anchors a batch, for each auxiliary loss.")
+@setting("aux_weight", float, "Weight of the auxiliary loss.")
+@setting("feed_start", float, "r: probability of feeding the decoder its own output at the start")
+@setting("feed_end", float, "... and from the end of pretraining on.")
 @setting("forget_bias", Steps("chrono", float, "[FLOAT|chrono]"), "Initial bias of the forget gates.")
 @setting(
     "pretrain_epochs",
-    number("pretrain_epochs", int),
+    int,
     "Epochs on the auxiliary loss alone.",
     "by preset; 0 with --aux none",
 )
-@setting("epochs", number("epochs", int), "Epochs on both losses.", "by preset")
-@setting("batch_size", number("batch_size", int), "Sequences a batch.")
-@setting(
-    "hidden", number("hidden", int), "LSTM units; the classifier's and heads' hidden layers are twice as wide."
-)
-@setting("lr", number("lr", float), "Learning rate of RMSProp.")
+@setting("epochs", int, "Epochs on both losses.", "by preset")
+@setting("batch_size", int, "Sequences a batch.")
+@setting("hidden", int, "LSTM units; the classifier's and heads' hidden layers are twice as wide.")
+@setting("lr", float, "Learning rate of RMSProp.")
 @setting("lr_schedule", click.Choice(CHOICES["lr_schedule"]), "Over all steps of the run.")
-@setting("clip", number("clip", float), "Largest global norm of the gradient; 0 leaves it as it is.")
-@setting(
-    "dropconnect", number("dropconnect", float), "Probability to drop a weight of the classifier's hidden layers."
-)
-@setting("seed", number("seed", int), "Of everything random but the validation split.")
+@setting("clip", float, "Largest global norm of the gradient; 0 leaves it as it is.")
+@setting("dropconnect", float, "Probability to drop a weight of the classifier's hidden layers.")
+@setting("seed", int, "Of everything random but the validation split.")
 @setting("device", click.Choice(CHOICES["device"]), "Where to compute; auto takes a GPU if CuPy finds one.")
 @setting("dtype", click.Choice(CHOICES["dtype"]), "Floating point numbers.")
-@setting("threads", number("threads", int), "Worker threads, one for each shard of a batch.", "all cores")
+@setting("threads", int, "Worker threads, one for each shard of a batch.", "all cores")
 @setting(
     "limit_train",
-    number("limit_train", int),
+    int,
     "Use only the first n training sequences, validation included.",
     "all",
 )
-@setting("limit_test", number("limit_test", int), "Use at most n test, and n validation, sequences.", "all")
+@setting("limit_test", int, "Use at most n test, and n validation, sequences.", "all")
 @setting(
     "valid",
-    number("valid", int),
+    int,
     "Training sequences to set aside for validation.",
     "a tenth, at most 5000; 0 with --preset paper",
 )
-@setting("size", number("size", int), "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling.", "28")
+@setting("size", int, "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling.", "28")
 @setting("data_dir", click.Path(), "Folder of the task's files.", "the project's own")
 @setting("out", click.Path(), "Run directory.", "runs/TASK-AUX-BPTT-sSEED")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
@@ -180,11 +182,6 @@ def cli():
 @one_line_errors
 def train(out, resume, **given):
     """Train a model, or go on with a run, and test it."""
-    from tqdm import tqdm
-
-    from minaux.checkpoint import RunDirectory
-    from minaux.train import Run, Stopped
-
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
         if out is None:
@@ -201,6 +198,8 @@ def train(out, resume, **given):
     again = f"python cli.py train --resume --out {shlex.quote(out)}"
     try:
         result = run.train(state)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{told(error)}; mend that, and go on from the last checkpoint with: {again}") from error
     except Stopped:
@@ -212,7 +211,7 @@ def train(out, resume, **given):
     click.echo(f"test accuracy {result['test_accuracy']:.2%} on {result['test_examples']:,} sequences")
     click.echo(f"config.json, metrics.jsonl, checkpoint.npz and result.json are in {out}")
     if not result["complete"]:
-        click.echo(f"the budget is spent after {result['steps']:,} steps; go on with: {again} --budget ...")
+        click.echo(f"the budget is spent after {result['steps']:,} steps; go on (with a new --budget) by: {again}")
 
 
 @cli.command()
@@ -223,9 +222,6 @@ def train(out, resume, **given):
 @one_line_errors
 def evaluate(run, as_json, data_dir, device):
     """Test RUN's best weights again, on the test sequences it was set up with."""
-    from minaux.checkpoint import RunDirectory
-    from minaux.train import Run
-
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
     result = Run(*load_task(cfg), run, device=device).evaluate_saved()
@@ -253,11 +249,11 @@ def gradcheck(aux, bptt, seed):
         (kind, K): check_model(kind, K, seed) for kind in ([aux] if aux else CHOICES["aux"]) for K in truncations
     }
     click.echo(f"Relative errors by parameter, --aux and --bptt; the largest allowed is {RELATIVE:g}.\n")
-    click.echo(" " * 15 + "".join(f"{f'{kind} {K}':>9}" for kind, K in runs))
+    click.echo(" " * 15 + "".join(f"{f'{kind} {K}':>11}" for kind, K in runs))
     errors = {(run, e.name): e.relative for run, found in runs.items() for e in found}
     for name in dict.fromkeys(name for _, name in errors):
         row = (errors.get((run, name)) for run in runs)
-        click.echo(f"{name:15}" + "".join(" " * 9 if e is None else f"{e:9.1e}" for e in row))
+        click.echo(f"{name:15}" + "".join(" " * 11 if e is None else f"{e:11.1e}" for e in row))
     wrong = [f"{name} ({kind} {K})" for ((kind, K), name), e in errors.items() if not e <= RELATIVE]
     if wrong:
         raise click.ClickException(f"wrong gradients: {', '.join(wrong)}")

@@ -64,7 +64,9 @@ def window_forward(params, name, x, targets, state, scale, truth=None, own=None)
         y, head = mlp_forward(h, params, f"{name}.head")
         loss_t, own, dy = step_loss(y, targets[t], scale)
         loss = loss + loss_t
-        ys.append(y), heads.append(head), dys.append(dy)
+        ys.append(y)
+        heads.append(head)
+        dys.append(dy)
     return Window(loss, own, ys, bottom, top, heads, dys)
 
 

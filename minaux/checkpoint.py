@@ -22,6 +22,7 @@ class State:
     v: dict
     best: dict | None = None  # the parameters with the best validation accuracy so far
     best_accuracy: float | None = None
+    best_step: int | None = None
     step: int = 0  # batches trained on
     evaluated: int = 0  # the step of the last validation
     elapsed_s: float = 0.0
@@ -37,6 +38,10 @@ class RunDirectory:
     def file(self, name):
         return os.path.join(self.path, name)
 
+    def remove(self, name):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.file(name))
+
     def create(self, cfg):
         """Make the directory, and config.json in it. Raises UserError if a run is there already (what has no
         checkpoint is none)."""
@@ -44,18 +49,16 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} holds a run already: add --resume to go on with it, or choose another --out"
             )
+        if os.path.isfile(self.path):
+            raise UserError(f"--out: {self.path} is a file, choose a directory")
         os.makedirs(self.path, exist_ok=True)
-        for name in "result.json", "metrics.jsonl":
-            if os.path.exists(self.file(name)):
-                os.remove(self.file(name))
+        self.remove("metrics.jsonl")
         self.write_json("config.json", dataclasses.asdict(cfg))
 
     def read_config(self):
         """The Config of the run here. Raises UserError if there is no run, or config.json is damaged."""
         if not os.path.exists(self.checkpoint):
-            raise UserError(
-                f"{self.path} holds no run (no checkpoint.npz): check the path, or start one without --resume"
-            )
+            raise UserError(f"{self.path} holds no run (there is no checkpoint.npz in it): check the path")
         return config.read(self.file("config.json"))
 
     def save(self, cfg, state):
@@ -69,6 +72,7 @@ class RunDirectory:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_whole(self.checkpoint, buffer.getvalue())
+        self.remove("result.json")  # one from a shorter run
 
     def load(self, cfg, shapes):
         """The State in the checkpoint, on the host. Nothing in the file can run code.
@@ -92,7 +96,8 @@ class RunDirectory:
         for name, value in dataclasses.asdict(cfg).items():
             if name not in config.CHANGEABLE and saved.get(name) != value:
                 raise UserError(
-                    f"{path} is of another run: its {name} is {saved.get(name)}, in config.json {value}: {restore}"
+                    f"{path} and config.json are of different runs: {name} is {saved.get(name)} in the one and "
+                    f"{value} in the other; restore the one that was changed, or start a new run"
                 )
         for key, a in arrays.items():
             group, name = key.split("/")

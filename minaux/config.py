@@ -155,6 +155,8 @@ def read(path):
         with open(path, encoding="utf-8") as file:
             values = json.load(file)
         config = Config(**values)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; restore it or start a new run") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a minaux config.json ({error}); restore it or start a new run") from None
     try:

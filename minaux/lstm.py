@@ -144,14 +144,14 @@ def lstm_backward(dh, dh_last, dc_last, cache):
     `[H, N]`, dWx, dWh, db.
     """
     s, c, gates, W = cache.s, cache.c, cache.gates, cache.W
-    xp, text, S, (H, N) = array_module(c), cache.tokens is not None, len(gates), c.shape[1:]
+    xp, tokens, S, (H, N) = array_module(c), cache.tokens is not None, len(gates), c.shape[1:]
     dh_t = xp.zeros_like(c[0]) if dh_last is None else dh_last  # [H, N]
     dc = xp.zeros_like(c[0]) if dc_last is None else dc_last.copy()  # [H, N]
     dW, dW_t = xp.zeros_like(W), xp.empty_like(W)  # [4H, H+D+1] the sum, and one step's part
     ds, dz, slope = (xp.empty((rows, N), c.dtype) for rows in (W.shape[1], 4 * H, 4 * H))
     dz_i, dz_f, dz_g, dz_o = dz.reshape(4, H, N)  # [H, N] each, views of dz
-    dx = None if text else xp.empty((S, W.shape[1] - H - 1, N), c.dtype)
-    dWx = xp.zeros_like(cache.Wx_half) if text else None  # [4H, V]
+    dx = None if tokens else xp.empty((S, W.shape[1] - H - 1, N), c.dtype)
+    dWx = xp.zeros_like(cache.Wx_half) if tokens else None  # [4H, V]
     for t in reversed(range(S)):
         i, f, g, o = gates[t].reshape(4, H, N)  # [H, N] each
         if dh is not None:
@@ -173,11 +173,11 @@ def lstm_backward(dh, dh_last, dc_last, cache):
         xp.matmul(W.T, dz, out=ds)  # z[t] = W s[t]
         dW += xp.matmul(dz, s[t].T, out=dW_t)
         dh_t = ds[:H]  # s[t] = [h[t-1]; x[t]; 1]
-        if text:  # one-hot product: a token's column collects the dz of the sequences that picked it
+        if tokens:  # one-hot product: a token's column collects the dz of the sequences that picked it
             dWx += dz @ (cache.tokens[t][:, None] == xp.arange(dWx.shape[1])).astype(dz.dtype)
         else:
             dx[t] = ds[H:-1]
-    return dx, dh_t, dc, dWx if text else dW[:, H:-1], dW[:, :H], dW[:, -1:]
+    return dx, dh_t, dc, dWx if tokens else dW[:, H:-1], dW[:, :H], dW[:, -1:]
 
 
 def layer_weights(params, name):

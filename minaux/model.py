@@ -6,7 +6,8 @@
     p auxiliary    h[a] ... -> the inputs that come next                "p"   predicts
 
 T steps, N sequences (the columns of every matrix), D numbers a step, H hidden units, L a segment's length,
-K the truncation. Parameters and gradients are flat dicts with the same keys ("main.Wh").
+K the truncation. Parameters and gradients are flat dicts with the same keys ("main.Wh"). Inputs may also be
+tokens, and sequences of unlike length padded on the left under a mask: skip both on a first reading.
 """
 
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ class Result(NamedTuple):
 
     losses: dict  # "supervised", "r", "p"
     grads: dict  # of the parameters that this phase trains
-    dWh: dict  # main.Wh's gradient from the "supervised" and from the "auxiliary" losses
-    fed: list  # what r's decoder read, an array [L-1, D, N] an anchor
+    dWh: dict  # main.Wh's gradient from the "supervised" and from the "auxiliary" losses, for their norms
+    fed: list  # what r's decoder read, an array [L-1, D, N] an anchor, to replay it in gradient checks
 
 
 def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=None, mask=None):
@@ -42,8 +43,9 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
 
     x `[T, D, N]` numbers, or tokens `[T, N]`; y `[N]` labels, or None in pretraining, where the auxiliary
     loss is alone and the classifier is left out; K, aux_K the truncations of the supervised and auxiliary
-    losses, T or more for full BPTT; `mask [T, N]` 0 at padded steps. Where x is a shard of a larger batch,
-    `batch_size` is the whole batch's N, by which every loss is divided.
+    losses: T or more is full BPTT, at 0 no gradient of that loss enters the main LSTM (and an auxiliary head
+    runs uncut); `mask [T, N]` is 0 at padded steps. Where x is a shard of a larger batch, `batch_size` is the
+    whole batch's N, by which every loss is divided.
     """
     T, N, L = len(x), x.shape[-1], draws.L
     batch_size, channels = batch_size or N, 1 if x.ndim == 2 else x.shape[1]
@@ -122,8 +124,9 @@ def main_forward(params, x, keep, mask=None, to_the_end=True):
     weights, embedding = layer_weights(params, "main")
     xp = array_module(x)
     h = c = xp.zeros((weights[1].shape[1], x.shape[-1]), weights[1].dtype)  # [H, N]
+    spans = [*keep, (len(x), len(x))] if to_the_end else keep  # an empty last span: advance to step T-1
     parts, t = [], 0
-    for t0, t1 in [*keep, (len(x), len(x))] if to_the_end else keep:
+    for t0, t1 in spans:
         h, c = lstm_advance(x[t:t0], h, c, *weights, None if mask is None else mask[t:t0])
         if t1 > t0:
             hs, cs, cache = lstm_forward(x[t0:t1], h, c, *weights, None if mask is None else mask[t0:t1])
@@ -186,7 +189,7 @@ def draw(
     anchors = {
         kind: tuple(windows.draw_anchors(rng(seed, stream, 2 * step + s), kind, n, T, L, shortest))
         for s, kind in enumerate("rp")
-        if kind in aux.replace("none", "")
+        if kind in aux  # neither is in "none"
     }
     masks, truth = {}, None
     if not evaluation:

@@ -11,42 +11,54 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def introduction(run, state, seconds):
-    """What will be trained, and how long that should take."""
+def introduction(run, state):
+    """What will be trained."""
     cfg = run.cfg
-    epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     model = "LSTM" if cfg.aux == "none" else f"{cfg.aux}-LSTM"
-    truncation = f"truncation {cfg.bptt}"
+    epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
+    todo = run.total_steps - state.step
+    lines = [
+        f"{model} on {cfg.task}: {run.parameters():,} parameters, {run.T} steps a sequence",
+        f"{len(run.train_rows):,} training, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
+        f"supervised loss: truncation {cfg.bptt}",
+    ]
     if cfg.aux != "none":
         L = fit_length(cfg.aux_length, run.T)
-        truncation += f", auxiliary {cfg.aux_bptt}; segments of {L}"
-    if cfg.aux in ("r", "rp"):
-        truncation += f" ({direct_credit(L, run.aux_K)} of r's {L - 1} targets get direct credit)"
-    return "\n".join(
-        [
-            f"{model} on {cfg.task}: {run.parameters():,} parameters, {run.T} steps a sequence, {truncation}",
-            f"{len(run.train_rows):,} training, {len(run.valid_rows):,} validation and {len(run.test_rows):,} "
-            f"test sequences",
-            f"{epochs} epochs, {run.total_steps - state.step:,} batches of {cfg.batch_size} to go: about "
-            f"{duration(seconds)} on the {run.device}" + (f", {cfg.shards} threads" if run.device == "cpu" else ""),
-            f"writing to {run.directory.path}",
-        ]
+        fitted = f" (shortened from {cfg.aux_length})" if L < cfg.aux_length else ""
+        lines.append(f"auxiliary loss: truncation {cfg.aux_bptt}, segments of {L}{fitted}")
+    if "r" in cfg.aux:
+        credit = direct_credit(L, run.aux_K)
+        lines.append(
+            f"direct credit: r's gradient gets to the step that read the target for {credit} of {L - 1} targets"
+        )
+    if todo and cfg.lr_schedule != "constant" and state.step >= cfg.schedule_steps["lr"]:
+        lines.append(
+            f"the {cfg.lr_schedule} schedule was for the run's first length: the learning rate stays at its end"
+        )
+    where = f"{cfg.shards} threads" if run.device == "cpu" else "the GPU"
+    lines.append(
+        f"{epochs} epochs, {todo:,} batches of {cfg.batch_size} to go, on {where}; writing to {run.directory.path}"
     )
+    return "\n".join(lines)
+
+
+def progress(row, rate):
+    """The progress bar's words for a batch."""
+    losses = {"class": row["loss_supervised"], "aux": row["loss_auxiliary"]}
+    words = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
+    return ", ".join([*words, f"{rate:.0f} seq/s"])
 
 
 def evaluation(split, step, phase, report):
-    """One line for an evaluation: accuracy, and each auxiliary loss beside its rivals without memory."""
-    text = f"step {step}, {phase}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"
-    rivals = {
-        "constant": "constant",
-        "position_mean": "per-position mean",
-        "copy": "copying",
-        "swap_gap": "swap gap",
-    }
+    """Accuracy, and a line for each auxiliary loss, beside its rivals without memory."""
+    lines = [
+        f"step {step}, {phase}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"
+    ]
+    rivals = {"constant": "constant", "position_mean": "position mean", "copy": "copy", "swap_gap": "swap gap"}
     for kind in "rp":
         if f"{kind}_loss" in report:
             others = [
                 f"{word} {report[f'{kind}_{k}']:.4f}" for k, word in rivals.items() if f"{kind}_{k}" in report
             ]
-            text += f"; {kind} {report[f'{kind}_loss']:.4f} ({', '.join(others)})"
-    return text
+            lines.append(f"    {kind} {report[f'{kind}_loss']:.4f}: " + ", ".join(others))
+    return "\n".join(lines)

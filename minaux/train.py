@@ -8,6 +8,7 @@ summed in a fixed order: a run's bits depend on the number of shards, not on the
 import contextlib
 import dataclasses
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,6 +83,9 @@ class Run:
     def saved_state(self):
         """The State to resume from. Raises UserError if the checkpoint is damaged or another run's."""
         state = self.directory.load(self.cfg, self.shapes)
+        if self.total_steps < state.step:
+            done = -(-max(state.step - self.pretrain_steps, 0) // self.steps_per_epoch)
+            raise UserError(f"--epochs: {self.cfg.epochs} is less than the {done} this run has begun; give more")
         self.directory.drop_rows(lambda row: row["step"] > state.step)
         self.directory.write_json("config.json", dataclasses.asdict(self.cfg))  # --epochs may be new
         return self.to_device(state)
@@ -132,7 +136,7 @@ class Run:
             "loss_supervised": None if pretraining else losses["supervised"],
             "loss_auxiliary": None if cfg.aux == "none" else losses["r"] + losses["p"],
             **{f"grad_norm_{kind}": optim.global_norm({"Wh": dWh}) for kind, dWh in total.dWh.items()},
-            "fed_truth": 1 - own if cfg.aux in ("r", "rp") else None,
+            "fed_truth": 1 - own if "r" in cfg.aux else None,
         }
         return losses, total.grads, row
 
@@ -166,7 +170,8 @@ class Run:
         def share(x, y, draws):
             return model.evaluate(params, x, y, draws, self.aux_K, self.mean)
 
-        for number, start in enumerate(range(0, len(y), cfg.batch_size)):
+        starts = range(0, len(y), cfg.batch_size)
+        for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
             if self.stop:
                 raise Stopped
             rows = slice(start, start + cfg.batch_size)
@@ -190,14 +195,15 @@ class Run:
         self.write_row(state, kind="eval", split=split, **result)
         if not self.cfg.quiet:
             phase = "pretraining" if state.step <= self.pretrain_steps else "joint training"
-            self.echo(report.evaluation(split, state.step, phase, result))
+            step = state.best_step if split == "test" and state.best else state.step
+            self.echo(report.evaluation(split, step, phase, result))
         return result
 
     def validate(self, state):
         """Validate, and keep the weights if they are the best so far (in joint training)."""
         accuracy = self.evaluate_and_tell(state, state.params, "valid")["accuracy"]
         if state.step > self.pretrain_steps and (state.best is None or accuracy > state.best_accuracy):
-            state.best_accuracy = accuracy
+            state.best_accuracy, state.best_step = accuracy, state.step
             state.best = {name: w.copy() for name, w in state.params.items()}
 
     def test(self, state):
@@ -223,7 +229,8 @@ class Run:
         with self.working():
             rows = self.test_rows
             result = self.evaluate(state.best or state.params, self.task.x_test[rows], self.task.y_test[rows])
-        return {"test_accuracy": result.pop("accuracy"), "test_examples": len(rows), "step": state.step, **result}
+        step = state.best_step if state.best else state.step
+        return {"test_accuracy": result.pop("accuracy"), "test_examples": len(rows), "step": step, **result}
 
     # --- the whole ---
 
@@ -235,7 +242,8 @@ class Run:
         """
         with self.working(), self.listening():
             if not self.cfg.quiet:
-                self.echo(report.introduction(self, state, self.estimate(state)))
+                self.echo(report.introduction(self, state))
+                self.echo(f"this should take about {report.duration(self.estimate(state))}")
             self.train_steps(state)
             result = self.test(state)
             self.directory.write_json("result.json", result)
@@ -245,8 +253,9 @@ class Run:
         cfg, began, earlier = self.cfg, time.monotonic(), state.elapsed_s
         saved, saved_at = (state.step, state.evaluated), began
         sequences, seconds = 0, 0.0  # trained on since the last row, evaluation excluded
-        bar = tqdm(total=self.total_steps, initial=state.step, unit="batch", disable=cfg.quiet or None)
-        with bar:
+        shape = "{desc} {percentage:.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
+        quiet = cfg.quiet or None  # None: no bar either where there is no terminal
+        with tqdm(total=self.total_steps, initial=state.step, bar_format=shape, disable=quiet) as bar:
             while True:
                 epoch_ends = state.step % self.steps_per_epoch == 0
                 over = state.step >= self.total_steps
@@ -266,29 +275,30 @@ class Run:
                     raise Stopped
                 if over:
                     return
-                bar.set_description("pretraining" if state.step < self.pretrain_steps else "joint training", False)
+                bar.set_description("pretrain" if state.step < self.pretrain_steps else "joint", refresh=False)
                 now = time.monotonic()
                 row = self.train_step(state)
-                seconds += time.monotonic() - now
+                took = time.monotonic() - now
+                seconds += took
                 sequences += cfg.batch_size
                 if state.step % ROW_EVERY == 0 or state.step % self.steps_per_epoch == 0:
                     state.elapsed_s = earlier + time.monotonic() - began
                     rate = sequences / seconds
                     self.write_row(state, kind="train", **row, sequences_per_second=round(rate, 1))
-                    loss = (row["loss_supervised"] or 0) + (row["loss_auxiliary"] or 0)
-                    bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} sequences/s", refresh=False)
                     sequences, seconds = 0, 0.0
+                bar.set_postfix_str(report.progress(row, cfg.batch_size / took), refresh=False)
                 bar.update()
 
     def estimate(self, state):
         """Seconds that the rest of the run should take, from a trial batch of each kind."""
         seconds, rows = 0.0, slice(self.cfg.batch_size)
+        self.loss_and_grads(state, state.step)  # the first batch is slower: it makes the arrays
         for begin, end in (0, self.pretrain_steps), (self.pretrain_steps, self.total_steps):
-            if state.step < end:
+            if state.step < end and not self.stop:
                 begin = max(begin, state.step)
                 seconds += (end - begin) * elapsed(self.loss_and_grads, state, begin)
         batch = elapsed(self.evaluate, state.params, self.task.x_test[rows], self.task.y_test[rows])
-        epochs = (self.total_steps - state.step) / self.steps_per_epoch
+        epochs = max(self.total_steps - state.step, 0) / self.steps_per_epoch
         return seconds + batch * (epochs * len(self.valid_rows) + len(self.test_rows)) / self.cfg.batch_size
 
     @contextlib.contextmanager
@@ -306,6 +316,7 @@ class Run:
         def ask(*_):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             self.stop = True
+            tqdm.write("stopping after this batch; Ctrl-C again stops at once", file=sys.stderr)
 
         before = signal.signal(signal.SIGINT, ask)
         try:

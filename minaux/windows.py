@@ -47,11 +47,6 @@ def p_lead(a, K):
     return max(a - K, 0), a
 
 
-def p_windows(a, L, K):
-    """The windows of the steps a ... a+L-1 whose states the auxiliary RNN reads."""
-    return [(a + t0, a + t1) for t0, t1 in cut(L, K)]
-
-
 def merge(spans):
     """The union of spans as disjoint ones, in order; spans that touch become one."""
     merged = []

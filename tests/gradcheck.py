@@ -46,11 +46,13 @@ def worst_errors(f, args, grads, seed, coordinates=3):
     """Compare `grads` with differences of f, for each argument along a random unit direction and at a few
     coordinates. Returns one `Error` an argument, the worst.
 
-    f(args) -> (loss, kinks), args and grads name -> float64 array. Where `kinks` (the signs inside ReLUs,
-    say) differ between the two ends of a difference, it spans a kink, and another place is drawn.
+    f(args) -> (loss, kinks), args and grads name -> float64 array; only what has an entry in grads is checked.
+    Where `kinks` (the signs inside ReLUs, say) differ between the two ends of a difference, it spans a kink,
+    and another place is drawn.
     """
     rng, errors = np.random.default_rng(seed), []
     for name, grad in grads.items():
+        assert grad.shape == args[name].shape, f"{name}: a gradient {grad.shape} of an array {args[name].shape}"
         found = []
         for n in range(coordinates + 1):
             for _ in range(REDRAWS):

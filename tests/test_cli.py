@@ -149,8 +149,8 @@ def test_quiet_prints_the_result_alone(invoke, finished, tmp_path):
 
 def test_it_tells_what_it_does(invoke, tmp_path):
     shown = invoke("train", *SMALL, "--out", tmp_path).stdout
-    assert "35 training, 5 validation and 20 test sequences" in shown
-    assert "9 of r's 9 targets get direct credit" in shown
+    assert "35 training, 5 validation, 20 test" in shown
+    assert "read the target for 9 of 9 targets" in shown
     assert f"{read(tmp_path / 'result.json')['parameters']:,} parameters" in shown
 
 
@@ -220,6 +220,25 @@ def test_a_run_of_no_epochs_can_be_made_longer(invoke, tmp_path):
     assert invoke("train", *SMALL, *options, "--out", tmp_path).status == 0
     assert invoke("train", "--resume", "--epochs", 1, "--out", tmp_path).status == 0
     assert read(tmp_path / "result.json")["steps"] == 12
+
+
+def test_ctrl_c_while_nothing_runs_yet(invoke, monkeypatch, tmp_path):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minaux.train.Run.new_state", interrupted)
+    ended = invoke("train", *SMALL, "--out", tmp_path / "run")
+    assert ended.status == 130 and ended.stderr.strip() == "stopped"
+
+
+def test_a_longer_run_takes_the_shorter_ones_result_away(invoke, run, sabotage):
+    ended = sabotage(
+        "at_call(1, train.Run, 'train_step', interrupt)", "train", "--resume", "--epochs", 2, "--out", run
+    )
+    assert ended.status == 130 and not (run / "result.json").exists()
+    assert any(row.get("split") == "test" for row in rows(run))  # its row stays
+    refused(invoke("train", "--resume", "--epochs", 1, "--out", run), "--epochs: 1 is less than the 2")
+    assert invoke("train", "--resume", "--out", run).status == 0 and read(run / "result.json")["complete"]
 
 
 def test_resume_may_repeat_the_options(invoke, run, finished):
@@ -571,7 +590,7 @@ def test_a_checkpoint_of_another_run(invoke, run, tmp_path):
     assert invoke("train", *SMALL, "--seed", 1, "--budget", 0, "--out", other).status == 0
     shutil.copy(other / "checkpoint.npz", run)
     before = contents(run)
-    refused(invoke("train", "--resume", "--out", run), "of another run: its seed is 1, in config.json 0")
+    refused(invoke("train", "--resume", "--out", run), "of different runs: seed is 1 in the one and 0 in the other")
     assert contents(run) == before
 
 

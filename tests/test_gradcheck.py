@@ -1,5 +1,8 @@
 """The checker is tested with planted mistakes: each must fail it, and the right gradient must pass."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,14 @@ from tests.gradcheck import assert_gradients, check_model, worst_errors
 
 def cube(args):
     return (args["w"] ** 3).sum(), None
+
+
+def test_the_readmes_example_runs_and_can_fail():
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(code, {})
+    with pytest.raises(AssertionError, match="gradients differ"):
+        exec(code.replace("1 - np.tanh", "1.001 - np.tanh"), {})
 
 
 def test_right_gradient_passes():

@@ -20,8 +20,8 @@ def test_r_span_ends_with_the_anchor():
 
 
 def test_p_windows_by_hand():
-    assert windows.p_windows(10, 7, 3) == [(10, 13), (13, 16), (16, 17)]
-    assert windows.p_windows(10, 7, 0) == windows.p_windows(10, 7, 99) == [(10, 17)]
+    assert windows.cut(7, 3) == [(0, 3), (3, 6), (6, 7)]
+    assert windows.cut(7, 0) == windows.cut(7, 99) == [(0, 7)]
     assert windows.p_lead(10, 3) == (7, 10)
     assert windows.p_lead(2, 3) == (0, 2)
 

@@ -51,9 +51,8 @@ def progress(row, rate):
 
 def evaluation(split, step, phase, report):
     """Accuracy, and a line for each auxiliary loss, beside its rivals without memory."""
-    lines = [
-        f"step {step}, {phase}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"
-    ]
+    where = f"weights of step {step}" if split == "test" else f"step {step}, {phase}"
+    lines = [f"{where}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"]
     rivals = {"constant": "constant", "position_mean": "position mean", "copy": "copy", "swap_gap": "swap gap"}
     for kind in "rp":
         if f"{kind}_loss" in report:

@@ -140,14 +140,3 @@ def predict(params, x, a, L, K, h, scale, grads=None):
         dh = None if grads is None else window_backward(window, params, grads, "p")[0]
         yield t0, t1, window.loss, dh, window.y
         state = window.state  # carried, and a constant to the next window: cut
-
-
-def baselines(x, first, last, mean, scale):
-    """The losses, on the targets x[first] ... x[last] `[_, D, N]`, of three predictors with no memory: a
-    constant (the mean of all pixels), the per-position mean (`mean [T, D]`), and copying the last value.
-
-    An auxiliary loss that is not below them shows no memory. Pixels only.
-    """
-    targets, position_mean = x[first : last + 1], mean[first : last + 1, :, None]
-    guesses = {"constant": mean.mean(), "position_mean": position_mean, "copy": x[first - 1 : last]}
-    return {name: mse_forward(guess, targets, scale)[0] for name, guess in guesses.items()}

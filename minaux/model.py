@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from . import windows
 from .arrays import ANCHORS, DROPCONNECT, EVALUATION, FEEDING, array_module, rng
-from .auxiliary import baselines, predict, reconstruct
+from .auxiliary import predict, reconstruct
 from .lstm import add_layer_grads, layer_weights, lstm_advance, lstm_backward, lstm_forward
 from .ops import mlp_backward, mlp_forward, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
@@ -134,45 +134,6 @@ def main_forward(params, x, keep, mask=None, to_the_end=True):
             parts.append((t0, t1, cache))
         t = t1
     return Main(parts, h, embedding)
-
-
-def evaluate(params, x, y, draws, aux_K, mean=None, mask=None):
-    """Sums over the N sequences, without dropout or gradients: "correct", "loss_supervised", and the
-    auxiliary report: each head's loss, its `baselines` on the same targets (given `mean [T, D]`), and for
-    r "r_swapped", the loss from another sequence's state (the neighbour's), over "r_pairs" sequences.
-    The decoder is fed its own outputs only.
-    """
-    T, N, L = len(x), x.shape[-1], draws.L
-    main = main_forward(params, x, windows.kept_spans(T, 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
-    logits, _ = mlp_forward(main.last, params, "classifier")
-    sums = {"correct": (logits.argmax(0) == y).sum()}
-    sums["loss_supervised"], _ = softmax_cross_entropy_forward(logits, y, 1.0)
-
-    def add(name, loss):
-        sums[name] = sums.get(name, 0) + loss
-
-    xp, channels = array_module(x), 1 if x.ndim == 2 else x.shape[1]
-    for a in draws.r_anchors:
-        scale = 1 / ((L - 1) * channels * len(draws.r_anchors))
-        truth = xp.zeros((L - 1, N), bool)
-        truth[0] = True
-        h, c = main.state(a)
-        add("r_loss", reconstruct(params, x, a, L, aux_K, h, c, scale, truth).loss)
-        if N > 1:
-            other = xp.roll(h, 1, axis=1), xp.roll(c, 1, axis=1)
-            add("r_swapped", reconstruct(params, x, a, L, aux_K, *other, scale, truth).loss)
-            sums["r_pairs"] = N
-        if mean is not None:
-            for name, loss in baselines(x, a - L + 1, a - 1, mean, scale).items():
-                add(f"r_{name}", loss)
-    for a in draws.p_anchors:
-        scale = 1 / (L * channels * len(draws.p_anchors))
-        h = main.steps(a, a + L).h[1:]
-        add("p_loss", sum(loss for _, _, loss, _, _ in predict(params, x, a, L, aux_K, h, scale)))
-        if mean is not None:
-            for name, loss in baselines(x, a + 1, a + L, mean, scale).items():
-                add(f"p_{name}", loss)
-    return sums
 
 
 def draw(

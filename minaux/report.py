@@ -1,5 +1,7 @@
 """What a person reads while a run goes on."""
 
+import time
+
 from .windows import direct_credit, fit_length
 
 
@@ -61,3 +63,22 @@ def evaluation(split, step, phase, report):
             ]
             lines.append(f"    {kind} {report[f'{kind}_loss']:.4f}: " + ", ".join(others))
     return "\n".join(lines)
+
+
+def estimate(run, state):
+    """Seconds that the rest of the run should take, from a trial batch of each kind."""
+    seconds, rows = 0.0, slice(run.cfg.batch_size)
+    run.loss_and_grads(state, state.step)  # the first batch is slower: it makes the arrays
+    for begin, end in (0, run.pretrain_steps), (run.pretrain_steps, run.total_steps):
+        if state.step < end and not run.stop:
+            begin = max(begin, state.step)
+            seconds += (end - begin) * elapsed(run.loss_and_grads, state, begin)
+    batch = elapsed(run.evaluate, state.params, run.task.x_test[rows], run.task.y_test[rows])
+    epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
+    return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size
+
+
+def elapsed(work, *args):
+    began = time.monotonic()
+    work(*args)
+    return time.monotonic() - began

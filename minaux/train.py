@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from . import arrays, initial, model, optim, report
+from . import arrays, evaluation, initial, model, optim, report
 from .checkpoint import RunDirectory, State
 from .config import UserError
 
@@ -168,7 +168,7 @@ class Run:
         cfg, sums = self.cfg, {}
 
         def share(x, y, draws):
-            return model.evaluate(params, x, y, draws, self.aux_K, self.mean)
+            return evaluation.evaluate(params, x, y, draws, self.aux_K, self.mean)
 
         starts = range(0, len(y), cfg.batch_size)
         for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
@@ -243,7 +243,7 @@ class Run:
         with self.working(), self.listening():
             if not self.cfg.quiet:
                 self.echo(report.introduction(self, state))
-                self.echo(f"this should take about {report.duration(self.estimate(state))}")
+                self.echo(f"this should take about {report.duration(report.estimate(self, state))}")
             self.train_steps(state)
             result = self.test(state)
             self.directory.write_json("result.json", result)
@@ -289,18 +289,6 @@ class Run:
                 bar.set_postfix_str(report.progress(row, cfg.batch_size / took), refresh=False)
                 bar.update()
 
-    def estimate(self, state):
-        """Seconds that the rest of the run should take, from a trial batch of each kind."""
-        seconds, rows = 0.0, slice(self.cfg.batch_size)
-        self.loss_and_grads(state, state.step)  # the first batch is slower: it makes the arrays
-        for begin, end in (0, self.pretrain_steps), (self.pretrain_steps, self.total_steps):
-            if state.step < end and not self.stop:
-                begin = max(begin, state.step)
-                seconds += (end - begin) * elapsed(self.loss_and_grads, state, begin)
-        batch = elapsed(self.evaluate, state.params, self.task.x_test[rows], self.task.y_test[rows])
-        epochs = max(self.total_steps - state.step, 0) / self.steps_per_epoch
-        return seconds + batch * (epochs * len(self.valid_rows) + len(self.test_rows)) / self.cfg.batch_size
-
     @contextlib.contextmanager
     def working(self):
         """Within: the workers, with one BLAS thread each, for the shards are the parallelism."""
@@ -334,9 +322,3 @@ class Run:
     def write_row(self, state, **row):
         epoch = -(-state.step // self.steps_per_epoch)
         self.directory.write_row(**row, epoch=epoch, step=state.step, elapsed_s=round(state.elapsed_s, 2))
-
-
-def elapsed(work, *args):
-    began = time.monotonic()
-    work(*args)
-    return time.monotonic() - began

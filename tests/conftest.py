@@ -64,7 +64,7 @@ DRIVER = """
 import itertools, os, resource, signal, sys, threading
 import numpy as np
 import cli, datasets
-from minaux import checkpoint, model, train
+from minaux import checkpoint, evaluation, model, train
 
 with np.load(sys.argv.pop(1)) as file:
     task = datasets.Task(**file, classes=10)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 
 from minaux import auxiliary
-from minaux.auxiliary import baselines, predict, reconstruct, window_forward
+from minaux.auxiliary import predict, reconstruct, window_forward
+from minaux.evaluation import baselines, evaluate
 from minaux.lstm import layer_weights, lstm_forward
-from minaux.model import Draws, draw, evaluate, loss_and_grads
+from minaux.model import Draws, draw, loss_and_grads
 from tests.gradcheck import run_main
 from tests.strategies import random_batch, random_model, seeds
 

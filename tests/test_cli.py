@@ -250,8 +250,11 @@ IN_AN_EPOCH = "at_call(11, train.Run, 'train_step', interrupt)"
 INTERRUPTS = {  # and the step of the checkpoint that stays
     "in an epoch": (IN_AN_EPOCH, 11),
     "at an epoch's end": ("at_call(12, train.Run, 'train_step', interrupt)", 12),
-    "in validation": ("at_call(2, train.Run, 'validate', lambda: at_call(1, model, 'evaluate', interrupt))", 24),
-    "in the test": ("at_call(1, train.Run, 'test', lambda: at_call(1, model, 'evaluate', interrupt))", 24),
+    "in validation": (
+        "at_call(2, train.Run, 'validate', lambda: at_call(1, evaluation, 'evaluate', interrupt))",
+        24,
+    ),
+    "in the test": ("at_call(1, train.Run, 'test', lambda: at_call(1, evaluation, 'evaluate', interrupt))", 24),
     "twice": ("at_call(18, train.Run, 'train_step', lambda: (interrupt(), interrupt()))", 12),
 }
 

@@ -191,7 +191,7 @@ def train(out, resume, **given):
         if "task" not in given:
             raise click.UsageError(f"--task is needed: one of {', '.join(datasets.NAMES)}.")
         cfg = config.build(given, cores())
-        size = f"{cfg.size}-" if cfg.size else ""
+        size = f"{cfg.size}-" if "size" in given else ""
         out = out or os.path.join("runs", f"{cfg.task}-{size}{cfg.aux}-{cfg.bptt}-s{cfg.seed}")
     run = Run(*load_task(cfg), out, echo=tqdm.write)
     state = run.saved_state() if resume else run.new_state()

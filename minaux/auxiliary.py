@@ -36,13 +36,14 @@ class Window(NamedTuple):
     y: list  # S outputs [D, N]; for tokens [V, N]
     bottom: Any  # LSTMCache
     top: Any  # LSTMCache
+    embedding: Any  # of bottom's inputs, for `add_layer_grads`; None if they have none
     heads: list  # S caches of the MLP
     dy: list  # S gradients of the loss by the outputs
 
     @property
     def state(self):
-        """((h, c), (h, c)) of bottom and top after the last step, each `[H, N]`."""
-        return tuple((layer.h[-1], layer.c[-1]) for layer in (self.bottom, self.top))
+        """((h, c), (h, c)) of bottom and top after the last step, each `[H, N]`; copies, to let the window go."""
+        return tuple((layer.h[-1].copy(), layer.c[-1].copy()) for layer in (self.bottom, self.top))
 
 
 def window_forward(params, name, x, targets, state, scale, truth=None, own=None):
@@ -53,9 +54,9 @@ def window_forward(params, name, x, targets, state, scale, truth=None, own=None)
     What is fed is a constant: no gradient passes through it.
     """
     xp = array_module(targets)
-    (bottom, _), (top, _) = layer_weights(params, f"{name}.bottom"), layer_weights(params, f"{name}.top")
-    bottom = lstm_begin(len(x), *state[0], *bottom, tokens=x.ndim == 2)
-    top = lstm_begin(len(x), *state[1], *top)
+    weights, embedding = layer_weights(params, f"{name}.bottom")
+    bottom = lstm_begin(len(x), *state[0], *weights, tokens=x.ndim == 2)
+    top = lstm_begin(len(x), *state[1], *layer_weights(params, f"{name}.top")[0])
     loss, ys, heads, dys = 0, [], [], []
     for t in range(len(x)):
         fed = x[t] if truth is None else xp.where(truth[t], x[t], own)
@@ -67,7 +68,7 @@ def window_forward(params, name, x, targets, state, scale, truth=None, own=None)
         ys.append(y)
         heads.append(head)
         dys.append(dy)
-    return Window(loss, own, ys, bottom, top, heads, dys)
+    return Window(loss, own, ys, bottom, top, embedding, heads, dys)
 
 
 def step_loss(y, target, scale):
@@ -80,20 +81,22 @@ def step_loss(y, target, scale):
     return loss, y.argmax(0), softmax_cross_entropy_backward(cache)
 
 
-def window_backward(window, params, grads, name):
+def window_backward(window, grads, name):
     """Add the window's gradients into `grads`. Returns dx `[S, D, N]`, and dh, dc `[H, N]` of the bottom
     layer's initial state."""
     dh = array_module(window.top.c).empty_like(window.top.c[1:])  # [S, H, N]
     for t, (dy, head) in enumerate(zip(window.dy, window.heads)):
         dh[t] = mlp_backward(dy, head, grads, f"{name}.head")
-    for layer in "top", "bottom":
-        dh, dh0, dc0, *dweights = lstm_backward(dh, None, None, getattr(window, layer))
-        _, embedding = layer_weights(params, f"{name}.{layer}")
-        add_layer_grads(grads, f"{name}.{layer}", *dweights, embedding)
-    return dh, dh0, dc0
+    dh, _, _, *dweights = lstm_backward(dh, None, None, window.top)  # dh [S, H, N], now of bottom's h
+    add_layer_grads(grads, f"{name}.top", *dweights, None)
+    dx, dh0, dc0, *dweights = lstm_backward(dh, None, None, window.bottom)
+    add_layer_grads(grads, f"{name}.bottom", *dweights, window.embedding)
+    return dx, dh0, dc0
 
 
 class Reconstruction(NamedTuple):
+    """What `reconstruct` returns."""
+
     loss: Any
     dh: Any  # [H, N] the gradient that reaches the main LSTM's h[a]; None without a backward pass
     dc: Any  # [H, N]                                          c[a]
@@ -109,7 +112,7 @@ def reconstruct(params, x, a, L, K, h, c, scale, truth=None, grads=None):
     """
     xp = array_module(h)
     segment = x[a - L : a]  # the decoder reads all but the last of it, and answers with all but the first
-    inputs, targets = segment[:-1], segment[1:]
+    inputs, targets = segment[:-1], segment[1:]  # [L-1, D, N]
     state = (h, c), (xp.zeros_like(h), xp.zeros_like(c))
     loss, dh, dc, ys, fed, own = 0, None, None, [], [], inputs[0]
     for t0, t1 in cut(L - 1, K):
@@ -117,12 +120,13 @@ def reconstruct(params, x, a, L, K, h, c, scale, truth=None, grads=None):
         window = window_forward(params, "r", inputs[t0:t1], targets[t0:t1], state, scale, coins, own)
         loss = loss + window.loss
         if grads is not None:
-            _, dh0, dc0 = window_backward(window, params, grads, "r")
+            _, dh0, dc0 = window_backward(window, grads, "r")
             if t0 == 0:  # later windows start from a state that is a constant to them: cut
                 dh, dc = dh0, dc0
         state, own = window.state, window.own
         ys += window.y
-        fed += list(window.bottom.s[:-1, len(h) : -1] if x.ndim == 3 else window.bottom.tokens)
+        fed += list(window.bottom.s[:-1, len(h) : -1].copy() if x.ndim == 3 else window.bottom.tokens)
+        del window  # or it would stay while the next one runs
     return Reconstruction(loss, dh, dc, xp.stack(ys), xp.stack(fed))
 
 
@@ -137,6 +141,7 @@ def predict(params, x, a, L, K, h, scale, grads=None):
     state = (zeros, zeros), (zeros, zeros)
     for t0, t1 in cut(L, K):
         window = window_forward(params, "p", h[t0:t1], x[a + 1 + t0 : a + 1 + t1], state, scale)
-        dh = None if grads is None else window_backward(window, params, grads, "p")[0]
+        dh = None if grads is None else window_backward(window, grads, "p")[0]
         yield t0, t1, window.loss, dh, window.y
         state = window.state  # carried, and a constant to the next window: cut
+        del window, dh  # or they would stay while the next one runs

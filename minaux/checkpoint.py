@@ -88,6 +88,9 @@ class RunDirectory:
                 raise ValueError("its contents do not match their checksum")
             meta = json.loads(arrays.pop("meta").tobytes())
             saved, state = meta.pop("config"), State({}, {}, {}, **meta)
+            for key, a in arrays.items():
+                group, name = key.split("/")
+                getattr(state, group)[name] = a
         except FileNotFoundError:
             raise
         except Exception as error:  # a damaged .npz raises nearly anything
@@ -99,9 +102,6 @@ class RunDirectory:
                     f"{path} and config.json are of different runs: {name} is {saved.get(name)} in the one and "
                     f"{value} in the other; restore the one that was changed, or start a new run"
                 )
-        for key, a in arrays.items():
-            group, name = key.split("/")
-            getattr(state, group)[name] = a
         for group in state.params, state.v, state.best:
             if (group or group is not state.best) and {name: a.shape for name, a in group.items()} != shapes:
                 raise UserError(f"{path} does not hold the parameters of this run's model: {restore}")

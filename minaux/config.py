@@ -72,7 +72,9 @@ def build(given, cores):
     Raises UserError for values and combinations that cannot be.
     """
     preset = {"preset": "quick", **given}["preset"]
-    defaults = {"bptt": 300, "aux_length": 300, "threads": cores, **PRESETS[preset]}
+    defaults = {"bptt": 300, "aux_length": 300, "threads": min(cores, 256), **PRESETS[preset]}
+    if given.get("task") in ("mnist", "pmnist"):
+        defaults["size"] = 28
     if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
         defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
     defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
@@ -83,7 +85,7 @@ def build(given, cores):
     return config
 
 
-LARGEST = 10**307
+LARGEST = 10**307  # for numbers without a bound of their own: what a float can hold
 # The smallest and largest value of each number; cli.py shows them.
 RANGES = {
     "bptt": (0, None),
@@ -96,7 +98,7 @@ RANGES = {
     "forget_bias": (None, None),
     "pretrain_epochs": (0, 10**9),
     "epochs": (0, 10**9),
-    "batch_size": (1, None),
+    "batch_size": (1, 10**6),
     "hidden": (1, 65_536),
     "lr": (0, None),
     "clip": (0, None),

@@ -6,12 +6,14 @@ from .model import main_forward
 from .ops import mlp_forward, mse_forward, softmax_cross_entropy_forward
 from .windows import kept_spans
 
+WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the memory does
 
-def evaluate(params, x, y, draws, aux_K, mean=None, mask=None):
+
+def evaluate(params, x, y, draws, mean=None, mask=None):
     """Sums over the N sequences, without dropout or gradients: "correct", "loss_supervised", and the
     auxiliary report: each head's loss, its `baselines` on the same targets (given `mean [T, D]`), and for
-    r "r_swapped", the loss from another sequence's state (the neighbour's), over "r_pairs" sequences.
-    The decoder is fed its own outputs only.
+    r "r_swap_gap", by how much the loss from another sequence's state (the neighbour's) is larger, summed
+    over "r_pairs" sequences: all, or none where N = 1. The decoder is fed its own outputs only.
     """
     T, N, L = len(x), x.shape[-1], draws.L
     main = main_forward(params, x, kept_spans(T, 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
@@ -27,19 +29,20 @@ def evaluate(params, x, y, draws, aux_K, mean=None, mask=None):
         scale = 1 / ((L - 1) * channels * len(draws.r_anchors))
         truth = xp.zeros((L - 1, N), bool)
         truth[0] = True
-        h, c = main.state(a)
-        add("r_loss", reconstruct(params, x, a, L, aux_K, h, c, scale, truth).loss)
+        h, c = main.state(a)  # [H, N]
+        loss = reconstruct(params, x, a, L, WINDOW, h, c, scale, truth).loss
+        add("r_loss", loss)
         if N > 1:
             other = xp.roll(h, 1, axis=1), xp.roll(c, 1, axis=1)
-            add("r_swapped", reconstruct(params, x, a, L, aux_K, *other, scale, truth).loss)
+            add("r_swap_gap", reconstruct(params, x, a, L, WINDOW, *other, scale, truth).loss - loss)
             sums["r_pairs"] = N
         if mean is not None:
             for name, loss in baselines(x, a - L + 1, a - 1, mean, scale).items():
                 add(f"r_{name}", loss)
     for a in draws.p_anchors:
         scale = 1 / (L * channels * len(draws.p_anchors))
-        h = main.steps(a, a + L).h[1:]
-        add("p_loss", sum(loss for _, _, loss, _, _ in predict(params, x, a, L, aux_K, h, scale)))
+        h = main.steps(a, a + L).h[1:]  # [L, H, N]
+        add("p_loss", sum(loss for _, _, loss, _, _ in predict(params, x, a, L, WINDOW, h, scale)))
         if mean is not None:
             for name, loss in baselines(x, a + 1, a + L, mean, scale).items():
                 add(f"p_{name}", loss)
@@ -48,10 +51,10 @@ def evaluate(params, x, y, draws, aux_K, mean=None, mask=None):
 
 def baselines(x, first, last, mean, scale):
     """The losses, on the targets x[first] ... x[last] `[_, D, N]`, of three predictors with no memory: a
-    constant (the mean of all pixels), the per-position mean (`mean [T, D]`), and copying the last value.
+    constant (each channel's mean), the per-position mean (`mean [T, D]`), and copying the last value.
 
     An auxiliary loss that is not below them shows no memory. Pixels only.
     """
     targets, position_mean = x[first : last + 1], mean[first : last + 1, :, None]
-    guesses = {"constant": mean.mean(), "position_mean": position_mean, "copy": x[first - 1 : last]}
+    guesses = {"constant": mean.mean(0)[:, None], "position_mean": position_mean, "copy": x[first - 1 : last]}
     return {name: mse_forward(guess, targets, scale)[0] for name, guess in guesses.items()}

@@ -103,7 +103,7 @@ class Main(NamedTuple):
 
     parts: list  # (t0, t1, LSTMCache)
     last: Any  # [H, N] the last h that was computed
-    embedding: Any
+    embedding: Any  # what unfolds the gradients of its input embedding
 
     def steps(self, t0, t1):
         """The cache of steps t0 ... t1-1, which lie in one of the parts."""

@@ -29,6 +29,7 @@ def relu_forward(z):
 
 
 def relu_backward(dy, positive):
+    """dz from dy: y = max(z, 0)."""
     return dy * positive
 
 
@@ -38,6 +39,7 @@ def dropconnect_forward(W, mask):
 
 
 def dropconnect_backward(dW, mask):
+    """The gradient of the whole W from the masked one's: W * mask."""
     return dW if mask is None else dW * mask
 
 
@@ -96,6 +98,7 @@ def mse_forward(y, target, scale):
 
 
 def mse_backward(cache):
+    """dy `[D, N]`: scale · Σ (y - target)²."""
     error, scale = cache
     return 2 * scale * error
 
@@ -110,5 +113,6 @@ def softmax_cross_entropy_forward(logits, labels, scale):
 
 
 def softmax_cross_entropy_backward(cache):
+    """dlogits `[C, N]`: scale · (softmax - one-hot)."""
     logp, onehot, scale = cache
     return scale * (array_module(logp).exp(logp) - onehot)

@@ -57,6 +57,7 @@ class Run:
         valid = min(5000, n // 10) if cfg.valid is None else cfg.valid
         if valid >= n:
             raise UserError(f"--valid: {valid} leaves none of the {n} training sequences to train on")
+        cfg.valid = valid
         order = np.random.default_rng(VALIDATION_SEED).permutation(n)
         self.train_rows, self.valid_rows = np.sort(order[valid:]), np.sort(order[:valid])[: cfg.limit_test]
         self.test_rows = np.arange(len(task.y_test))[: cfg.limit_test]
@@ -70,7 +71,7 @@ class Run:
     def new_state(self):
         """The State at step 0, with its files. Raises UserError if the directory holds a run already."""
         cfg = self.cfg
-        with np.errstate(over="ignore"):
+        with threadpool_limits(1), np.errstate(over="ignore"):  # BLAS threads would change the bits
             params = initial.init_params(self.sizes, cfg.aux, self.T, cfg.seed, cfg.forget_bias, cfg.dtype)
         if not all(np.isfinite(w).all() for w in params.values()):
             raise UserError(f"--forget-bias: {cfg.forget_bias} is not finite in {cfg.dtype}, choose a smaller one")
@@ -112,7 +113,7 @@ class Run:
         return list(self.pool.map(shard, [slice(a, b) for a, b in zip(ends, ends[1:])]))
 
     def loss_and_grads(self, state, step):
-        """The batch of `step`: its losses and gradients, and its row of metrics.jsonl."""
+        """The batch of `step`: its losses and gradients, its row of metrics.jsonl, its number of sequences."""
         cfg, pretraining = self.cfg, step < self.pretrain_steps
         epoch, i = divmod(step, self.steps_per_epoch)
         order = arrays.rng(cfg.seed, arrays.ORDER, epoch).permutation(self.train_rows)
@@ -138,12 +139,15 @@ class Run:
             **{f"grad_norm_{kind}": optim.global_norm({"Wh": dWh}) for kind, dWh in total.dWh.items()},
             "fed_truth": 1 - own if "r" in cfg.aux else None,
         }
-        return losses, total.grads, row
+        return losses, total.grads, row, len(rows)
 
     def train_step(self, state):
-        """One update of `state`, in place. Returns the batch's row. Raises UserError if it is not finite."""
+        """One update of `state`, in place. Returns the batch's row and number of sequences.
+
+        Raises UserError if the loss or a gradient is not finite.
+        """
         cfg, step = self.cfg, state.step
-        losses, grads, row = self.loss_and_grads(state, step)
+        losses, grads, row, n = self.loss_and_grads(state, step)
         norm = optim.global_norm(grads)
         if not np.isfinite([norm, *losses.values()]).all():
             self.fail(f"the loss or its gradient is not finite at step {step + 1}")
@@ -151,7 +155,7 @@ class Run:
         lr = optim.learning_rate(cfg.lr, cfg.lr_schedule, step, cfg.schedule_steps["lr"])
         optim.rmsprop(state.params, grads, state.v, lr)
         state.step += 1
-        return row
+        return row, n
 
     def fail(self, what):
         raise UserError(
@@ -168,7 +172,7 @@ class Run:
         cfg, sums = self.cfg, {}
 
         def share(x, y, draws):
-            return evaluation.evaluate(params, x, y, draws, self.aux_K, self.mean)
+            return evaluation.evaluate(params, x, y, draws, self.mean)
 
         starts = range(0, len(y), cfg.batch_size)
         for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
@@ -180,9 +184,10 @@ class Run:
             for part in self.in_shards(share, x[rows], y[rows], draws):
                 for name, value in part.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        pairs, swapped = sums.pop("r_pairs", 0), sums.pop("r_swapped", 0)
-        result = {"accuracy": sums.pop("correct") / len(y), **{name: s / len(y) for name, s in sums.items()}}
-        return {**result, "r_swap_gap": swapped / pairs - result["r_loss"]} if pairs else result
+        pairs = sums.pop("r_pairs", 0)
+        counts = {"r_swap_gap": pairs}  # the others are over all
+        means = {name: value / counts.get(name, len(y)) for name, value in sums.items()}
+        return {"accuracy": means.pop("correct"), **means}
 
     def evaluate_and_tell(self, state, params, split):
         rows = self.valid_rows if split == "valid" else self.test_rows
@@ -277,16 +282,16 @@ class Run:
                     return
                 bar.set_description("pretrain" if state.step < self.pretrain_steps else "joint", refresh=False)
                 now = time.monotonic()
-                row = self.train_step(state)
+                row, n = self.train_step(state)
                 took = time.monotonic() - now
                 seconds += took
-                sequences += cfg.batch_size
+                sequences += n
                 if state.step % ROW_EVERY == 0 or state.step % self.steps_per_epoch == 0:
                     state.elapsed_s = earlier + time.monotonic() - began
                     rate = sequences / seconds
                     self.write_row(state, kind="train", **row, sequences_per_second=round(rate, 1))
                     sequences, seconds = 0, 0.0
-                bar.set_postfix_str(report.progress(row, cfg.batch_size / took), refresh=False)
+                bar.set_postfix_str(report.progress(row, n / took), refresh=False)
                 bar.update()
 
     @contextlib.contextmanager

@@ -31,7 +31,7 @@ def padding(T, N, lengths):
 def problems(draw_from):
     """A whole small training problem: its seed, and a dict of what `loss_and_grads` takes."""
     seed, kind = draw_from(seeds), draw_from(st.sampled_from(["none", "r", "p", "rp"]))
-    T, N, H, D = draw_from(st.integers(3, 12)), draw_from(small), draw_from(st.integers(1, 5)), draw_from(small)
+    T, N, H, D = draw_from(st.integers(3, 12)), draw_from(small), draw_from(small), draw_from(small)
     tokens, padded, pretraining = draw_from(st.booleans()), draw_from(st.booleans()), draw_from(st.booleans())
     shortest = draw_from(st.integers(3, T)) if padded else T
     K, aux_K = draw_from(st.integers(0, T + 2)), draw_from(st.integers(0, T + 2))

@@ -158,7 +158,7 @@ def test_evaluation_reports_own_feeding_the_neighbours_state_and_baselines_on_th
     params = random_model(r, "rp", D=1, H=3)
     x, y = random_batch(r, 12, 1, 4)
     draws, mean = Draws(5, (7, 9), (2,)), np.full((12, 1), 0.5)
-    sums = evaluate(params, x, y, draws, 3, mean)
+    sums = evaluate(params, x, y, draws, mean)
     h, c, _ = run_main(params, x, None, 0, 12, None)
     never = np.zeros((4, 4), bool)
     never[0] = True
@@ -170,7 +170,8 @@ def test_evaluation_reports_own_feeding_the_neighbours_state_and_baselines_on_th
         swapped += reconstruct(params, x, a, 5, 3, *other, 1 / 8, never).loss
         copy += ((x[a - 4 : a] - x[a - 5 : a - 1]) ** 2).sum() / 8
     assert sums["r_loss"] == pytest.approx(r_loss)
-    assert sums["r_swapped"] == pytest.approx(swapped) and sums["r_pairs"] == 4
+    assert sums["r_swap_gap"] == pytest.approx(swapped - r_loss) and sums["r_pairs"] == 4
+    assert "r_swap_gap" not in evaluate(params, x[..., :1], y[:1], draws, mean)
     assert sums["r_copy"] == pytest.approx(copy)
     assert sums["p_copy"] == pytest.approx(((x[3:8] - x[2:7]) ** 2).sum() / 5)
     assert sums["p_constant"] == sums["p_position_mean"] == pytest.approx(((x[3:8] - 0.5) ** 2).sum() / 5)

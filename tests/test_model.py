@@ -156,8 +156,8 @@ def test_evaluation_gets_accuracy_and_loss_without_dropconnect():
     r = np.random.default_rng(2)
     params = random_model(r, "none", D=2, H=3)
     x, y = random_batch(r, 6, 2, 50)
-    sums = evaluate(params, x, y, Draws(masks={"classifier.W1": np.zeros((6, 3))}), 6)
-    single = [evaluate(params, x[..., [n]], y[[n]], Draws(), 6)["correct"] for n in range(50)]
+    sums = evaluate(params, x, y, Draws(masks={"classifier.W1": np.zeros((6, 3))}))
+    single = [evaluate(params, x[..., [n]], y[[n]], Draws())["correct"] for n in range(50)]
     assert sums["correct"] == sum(single) and 0 < sum(single) < 50
     assert sums["loss_supervised"] == pytest.approx(
         50 * loss_and_grads(params, x, y, Draws(), 6, 6).losses["supervised"]

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 import datasets
 from minaux import arrays, config, optim
+from minaux.initial import init_params as initial_params
 from minaux.model import Draws
 from minaux.train import Run
 
@@ -53,7 +55,8 @@ def test_pretraining_leaves_the_classifier_and_its_averages_alone_and_trains_the
     state = run.new_state()
     before = {name: w.copy() for name, w in state.params.items()}
     with run.working():
-        run.train_step(state)
+        row, n = run.train_step(state)
+    assert row["phase"] == "pretrain" and n == 20
     for name, w in state.params.items():
         trained = not name.startswith("classifier")
         assert (w != before[name]).any() == trained and state.v[name].any() == trained, name
@@ -190,3 +193,76 @@ def test_array_module_and_cpu_backend():
     assert arrays.backend("cpu") == (np, "cpu")
     a = np.ones(2)
     assert arrays.to_host(a) is a
+
+
+def test_the_swap_gap_is_a_mean_over_the_sequences_that_have_a_neighbour(tmp_path, monkeypatch):
+    """Three sequences in batches of two: the last one is alone, and has no gap."""
+    run = Run(options(aux="r", pretrain_epochs=1, batch_size=2), toy(n=30), tmp_path)
+
+    def sums(params, x, y, draws, mean):
+        gap = {"r_swap_gap": 0.5, "r_pairs": 2} if len(y) == 2 else {}
+        return {"correct": 1, "loss_supervised": 3.0, "r_loss": len(y) * 0.1, **gap}
+
+    monkeypatch.setattr("minaux.evaluation.evaluate", sums)
+    with run.working():
+        report = run.evaluate({}, run.task.x_test[:3], run.task.y_test[:3])
+    assert report == pytest.approx({"accuracy": 2 / 3, "loss_supervised": 2.0, "r_loss": 0.1, "r_swap_gap": 0.25})
+
+
+def test_the_auxiliary_weight_scales_the_auxiliary_gradient_alone(tmp_path):
+    norms = {}
+    for weight in 0.0, 1.0, 2.0:
+        run = Run(options(aux="p", pretrain_epochs=0, aux_weight=weight), toy(), tmp_path / str(weight))
+        state = run.new_state()
+        with run.working():
+            _, _, row, _ = run.loss_and_grads(state, 0)
+        norms[weight] = row["grad_norm_auxiliary"]
+        assert row["grad_norm_supervised"] > 0 and row["loss_auxiliary"] > 0
+    assert norms[0.0] == 0 and norms[2.0] == pytest.approx(2 * norms[1.0], rel=1e-5) and norms[1.0] > 0
+
+
+def test_a_worker_has_one_blas_thread(tmp_path):
+    run = Run(options(threads=2), toy(), tmp_path)
+
+    def pools(x, y, draws):
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    with run.working():
+        found = run.in_shards(pools, run.task.x_test, run.task.y_test, Draws())
+    assert len(found) == 2 and all(found) and all(n == 1 for counts in found for n in counts)
+
+
+def test_initial_weights_do_not_depend_on_the_number_of_blas_threads(tmp_path, monkeypatch):
+    run, seen = Run(options(), toy(), tmp_path / "run"), []
+    monkeypatch.setattr(
+        "minaux.initial.init_params", lambda *args: seen.extend(threadpool_info()) or initial_params(*args)
+    )
+    run.new_state()
+    assert seen and all(pool["num_threads"] == 1 for pool in seen if pool["user_api"] == "blas")
+
+
+def test_evaluation_has_anchors_of_its_own_the_same_every_time(tmp_path):
+    run, seen = Run(options(aux="r", pretrain_epochs=1, batch_size=4), toy(T=40), tmp_path / "run"), []
+    state = run.new_state()
+
+    def spy(function, x, y, draws):
+        seen.append(draws.r_anchors)
+        return original(function, x, y, draws)
+
+    original, run.in_shards = run.in_shards, spy
+    with run.working():
+        for step in range(5):
+            run.loss_and_grads(state, step)
+        for _ in range(2):
+            run.evaluate(state.params, run.task.x_test, run.task.y_test)
+    assert seen[5:10] == seen[10:15] != seen[:5]
+
+
+def test_speed_counts_the_sequences_of_a_partial_batch(tmp_path, monkeypatch):
+    run, rows = Run(options(valid=0, batch_size=19, epochs=1), toy(), tmp_path / "run"), []
+    clock = iter(range(1000))
+    monkeypatch.setattr("minaux.train.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("minaux.train.ROW_EVERY", 1)
+    monkeypatch.setattr(run, "write_row", lambda state, **row: rows.append(row))
+    run.train(run.new_state())
+    assert [row["sequences_per_second"] for row in rows if row["kind"] == "train"] == [19, 1]

@@ -1,5 +1,7 @@
 """The whole model: gradients, truncation, shards, padding, initial values."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,6 +164,24 @@ def test_evaluation_gets_accuracy_and_loss_without_dropconnect():
     assert sums["loss_supervised"] == pytest.approx(
         50 * loss_and_grads(params, x, y, Draws(), 6, 6).losses["supervised"]
     )
+
+
+@pytest.mark.parametrize("aux", ["none", "r", "p"])
+def test_memory_does_not_grow_with_the_sequence_and_hardly_with_the_segment(aux):
+    params = {k: w.astype("f") for k, w in random_model(np.random.default_rng(0), aux, D=1, H=16).items()}
+
+    def peak(T, L, K=20):
+        x, y = random_batch(np.random.default_rng(1), T, 1, 16)
+        draws = Draws(L, (T - 1,) if aux == "r" else (), (K,) if aux == "p" else ())
+        tracemalloc.start()
+        loss_and_grads(params, x.astype("f"), y, draws, K, K)
+        size = tracemalloc.get_traced_memory()[1] - x.nbytes / 2
+        tracemalloc.stop()
+        return size
+
+    assert peak(1000, 40) < 1.1 * peak(100, 40)
+    if aux == "r":  # p keeps the main states that it reads
+        assert peak(1000, 400) < 1.3 * peak(1000, 40)
 
 
 # --- initial values and draws ---

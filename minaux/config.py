@@ -155,16 +155,12 @@ def read(path):
     """The Config in a run's config.json. Raises UserError if it is not one."""
     try:
         with open(path, encoding="utf-8") as file:
-            values = json.load(file)
-        config = Config(**values)
+            config = Config(**json.load(file))
+        check(config)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it or start a new run") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a minaux config.json ({error}); restore it or start a new run") from None
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or start a new run") from None
     return config
 
 
@@ -172,11 +168,9 @@ def resumed(saved, given):
     """The Config to go on with: `saved`, with what `given` may change. Raises UserError if it asks for more."""
     for name, value in given.items():
         if name not in CHANGEABLE and value != getattr(saved, name):
-            old = getattr(saved, name)
-            raise UserError(
-                f"{option(name)} {value} differs from this run's {old}; leave it out, or choose another --out"
-            )
-    config = dataclasses.replace(saved, budget=None, quiet=False)
-    config = dataclasses.replace(config, **{k: v for k, v in given.items() if k in CHANGEABLE})
+            what = f"{option(name)} {value} differs from this run's {getattr(saved, name)}"
+            raise UserError(f"{what}; leave it out, or choose another --out")
+    changes = {name: given[name] for name in CHANGEABLE if name in given}
+    config = dataclasses.replace(saved, **{"budget": None, "quiet": False, **changes})
     check(config)
     return config

@@ -91,21 +91,17 @@ def lstm_cell(cache, s, c, gates, h_next, c_next, token=None):
 
 def lstm_step(t, x_t, cache):
     """Step t of a begun sequence: x_t `[D, N]` (or tokens `[N]`) to h[t] `[H, N]`, which stays in the cache."""
-    H = cache.c.shape[1]
+    H, token = cache.c.shape[1], None
     if cache.tokens is None:
         cache.s[t, H:-1] = x_t
     else:
-        cache.tokens[t] = x_t
+        cache.tokens[t] = token = x_t
     h_next, c_next = cache.s[t + 1, :H], cache.c[t + 1]
-    lstm_cell(cache, cache.s[t], cache.c[t], cache.gates[t], h_next, c_next, _token(t, cache))
+    lstm_cell(cache, cache.s[t], cache.c[t], cache.gates[t], h_next, c_next, token)
     if cache.mask is not None:
         h_next *= cache.mask[t]
         c_next *= cache.mask[t]
     return h_next
-
-
-def _token(t, cache):
-    return None if cache.tokens is None else cache.tokens[t]
 
 
 def lstm_forward(x, h0, c0, Wx, Wh, b, mask=None):

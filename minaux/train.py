@@ -174,18 +174,16 @@ class Run:
         def share(x, y, draws):
             return evaluation.evaluate(params, x, y, draws, self.mean)
 
-        starts = range(0, len(y), cfg.batch_size)
-        for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
+        batches = [slice(start, start + cfg.batch_size) for start in range(0, len(y), cfg.batch_size)]
+        for number, rows in enumerate(tqdm(batches, "evaluating", leave=False, disable=cfg.quiet or None)):
             if self.stop:
                 raise Stopped
-            rows = slice(start, start + cfg.batch_size)
             size = cfg.anchors, cfg.aux_length, self.T, len(y[rows])
             draws = model.draw(cfg.seed, number, cfg.aux, *size, self.shapes, evaluation=True)
             for part in self.in_shards(share, x[rows], y[rows], draws):
                 for name, value in part.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        pairs = sums.pop("r_pairs", 0)
-        counts = {"r_swap_gap": pairs}  # the others are over all
+        counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all
         means = {name: value / counts.get(name, len(y)) for name, value in sums.items()}
         return {"accuracy": means.pop("correct"), **means}
 

@@ -176,7 +176,7 @@ def cli():
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
 @setting("budget", Duration(), "Stop training after this time (30m, 2h), test, and be ready to resume.", "none")
 @setting(
-    "preset", click.Choice(CHOICES["preset"]), "quick: half an hour on two cores; paper: the paper's protocol."
+    "preset", click.Choice(CHOICES["preset"]), "quick: 1 + 3 epochs; paper: the paper's protocol, 20 + 100 epochs."
 )
 @click.option("--quiet", is_flag=True, default=None, help="Print nothing but errors and the result.")
 @one_line_errors

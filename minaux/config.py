@@ -11,8 +11,8 @@ class UserError(Exception):
     """Something the user can mend; its text is one line that says what is wrong and what to do."""
 
 
-# What each preset sets, beneath the options the user gives. `quick` fits half an hour on two CPU cores,
-# `paper` is the paper's protocol.
+# What each preset sets, beneath the options the user gives. `quick` is for about half an hour on two idle
+# CPU cores, `paper` is the paper's protocol.
 PRESETS = {
     "quick": {"pretrain_epochs": 1, "epochs": 3},
     "paper": {"pretrain_epochs": 20, "epochs": 100, "aux_length": 600, "valid": 0},

@@ -47,8 +47,7 @@ def keep_freed_memory():
     """Keep freed arrays with the process instead of handing them back to the system.
 
     Every batch makes the same large arrays anew. By default glibc returns each to the system when it is
-    freed, and the next one pays in page faults: with full BPTT (T = 784, N = H = 128, two threads) a batch
-    of the LSTM alone took 0.41 s so, and 0.32 s with this; truncated runs gain less.
+    freed, and the next one pays in page faults, full BPTT's large ones most.
     Does nothing where the C library is another.
     """
     try:

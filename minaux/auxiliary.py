@@ -1,4 +1,4 @@
-"""The two auxiliary losses (paper, section 3), on the main LSTM's own functions.
+"""The two auxiliary losses (r-LSTM and p-LSTM in the paper), on the main LSTM's own functions.
 
     r (reconstruct): a decoder starts from the main state after the anchor, (h[a], c[a]), reads the segment
         x[a-L] ... x[a-2] and answers with x[a-L+1] ... x[a-1].

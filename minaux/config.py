@@ -11,7 +11,7 @@ class UserError(Exception):
     """Something the user can mend; its text is one line that says what is wrong and what to do."""
 
 
-# What each preset sets, beneath the options the user gives. `quick` is for about half an hour on two idle
+# What each preset sets, beneath the options the user gives. `quick` is meant for half an hour on two idle
 # CPU cores, `paper` is the paper's protocol.
 PRESETS = {
     "quick": {"pretrain_epochs": 1, "epochs": 3},

@@ -253,6 +253,7 @@ class Run:
             return result
 
     def train_steps(self, state):
+        """The loop: at an epoch's end validate, save when due, stop when asked or done, else train a batch."""
         cfg, began, earlier = self.cfg, time.monotonic(), state.elapsed_s
         saved, saved_at = (state.step, state.evaluated), began
         sequences, seconds = 0, 0.0  # trained on since the last row, evaluation excluded

@@ -170,8 +170,13 @@ def cli():
     "Training sequences to set aside for validation.",
     "a tenth, at most 5000; 0 with --preset paper",
 )
-@setting("size", int, "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling.", "28")
-@setting("data_dir", click.Path(), "Folder of the task's files.", "the project's own")
+@setting(
+    "size",
+    int,
+    "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling.",
+    "28",
+)
+@setting("data_dir", click.Path(), "Folder of the task's files.", "the project's datasets/data/TASK")
 @setting("out", click.Path(), "Run directory.", "runs/TASK-AUX-BPTT-sSEED")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
 @setting("budget", Duration(), "Stop training after this time (30m, 2h), test, and be ready to resume.", "none")

@@ -1,29 +1,82 @@
 """Tasks: labelled sequences, as NumPy arrays on the host. Imports nothing of minaux."""
 
-from typing import Any, NamedTuple
+import inspect
+import pathlib
+import shlex
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import cifar10, files, mnist
+from .task import DataError, Task
+
+__all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "fetch", "folder", "load"]
 
 
-class Task(NamedTuple):
-    """Labelled sequences of T steps with D numbers each, split into training and test."""
+class Source(NamedTuple):
+    """Where a task comes from."""
 
-    x_train: Any  # [n, T, D] uint8: a value v stands for v/255
-    y_train: Any  # [n] int64, 0 ... classes-1
-    x_test: Any
-    y_test: Any
-    classes: int
-    permutation: str | None = None  # the name of the order of steps, if it is not the natural one
-
-
-class DataError(Exception):
-    """A data file is missing or not what it should be; one line that says which and what to do."""
+    load: Callable  # load(folder, ...) returns the Task; what else it takes are the task's options
+    folder: pathlib.Path | None  # where its files are unless the user says otherwise
+    downloads: tuple[files.File, ...] = ()  # what `data fetch` gets
+    check: Callable | None = None  # check(folder) reads all there is; None: loading does
+    whole: tuple[int, int] | None = None  # training and test sequences, where a part of them is a task too
 
 
-def load(name, size=None, data_dir=None):
-    """The Task called `name`. Raises DataError for its files, ValueError for a size it does not come in."""
-    from . import mnist
+TASKS = {
+    "mnist": Source(mnist.load, mnist.HERE),
+    "pmnist": Source(mnist.load_permuted, mnist.HERE),
+    "cifar10": Source(cifar10.load, cifar10.HERE, cifar10.FILES),
+}
+NAMES = tuple(TASKS)
 
-    tasks = {"mnist": mnist.load, "pmnist": mnist.load_permuted}
-    return tasks[name](size, data_dir)
+
+def folder(name, data_dir=None):
+    """Where the files of the task `name` are: `data_dir`, or else its folder in datasets/data (npz has none)."""
+    return pathlib.Path(data_dir) if data_dir else TASKS[name].folder
 
 
-NAMES = ("mnist", "pmnist")
+def load(name, size=None, data_dir=None, max_length=None):
+    """The Task called `name`. Raises DataError for its files, ValueError for an option that it does not take."""
+    options = {"size": size, "max_length": max_length}
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        if option not in inspect.signature(TASKS[name].load).parameters:
+            raise ValueError(f"--{option.replace('_', '-')}: {name} does not take it, leave it out")
+    return reading(TASKS[name].load, name, data_dir, **given)
+
+
+def check(name, data_dir=None):
+    """Read everything there is of the task `name`, and return a line that counts it. Raises as `load` does."""
+    source = TASKS[name]
+    task = reading(source.check or source.load, name, data_dir)
+    counts = len(task.y_train), len(task.y_test)
+    line = f"{name}: {counts[0]:,} training and {counts[1]:,} test sequences"
+    if source.whole not in (None, counts):
+        line += " (a part: the whole has {:,} and {:,})".format(*source.whole)
+    classes = len({*task.y_train.tolist(), *task.y_test.tolist()})
+    line += f", {classes} classes" if classes == task.classes else f", {classes} of {task.classes} classes"
+    if task.tokens:
+        lengths = [len(x) for x in (*task.x_train, *task.x_test)]
+        line += f", {min(lengths):,} to {max(lengths):,} tokens each, of {task.tokens:,} kinds"
+    elif not source.check:
+        line += ", {:,} steps of {} each".format(*task.x_train.shape[1:])
+    return line
+
+
+def reading(function, name, data_dir, **options):
+    """function(folder, **options), where a missing file is a DataError that says how to get it."""
+    try:
+        return function(folder(name, data_dir), **options)
+    except FileNotFoundError as error:
+        where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+        raise DataError(f"{error}: get it with: python cli.py data fetch {name}{where}") from None
+
+
+def fetch(name, data_dir, tell):
+    """Download what the task `name` is read from; tell(line) hears how it goes. Raises DataError if a file of it
+    cannot be had, with a line for each that says what to put where by hand."""
+    target = folder(name, data_dir)
+    lacking = [file for file in TASKS[name].downloads if not files.fetch(file, target, tell)]
+    if lacking:
+        by_hand = (f"  {f.name} ({f.size:,} bytes) from {' or '.join(f.urls)}" for f in lacking)
+        raise DataError("\n".join([f"{name} could not be downloaded; put by hand into {target}", *by_hand]))

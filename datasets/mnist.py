@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from . import DataError, Task
+from .task import DataError, Task
 
 HERE = pathlib.Path(__file__).parent / "data" / "mnist"
 # Of the uncompressed files.
@@ -20,11 +20,10 @@ SHA256 = {
 PERMUTATION_SEED = 92916  # the one most published pMNIST code uses
 
 
-def load(size=None, data_dir=None):
-    """The Task of T = size² steps of one pixel; size 28 (the default), or 14 by 2×2 mean pooling."""
-    if size not in (None, 14, 28):
+def load(folder, size=28):
+    """The Task of T = size² steps of one pixel; size 28, or 14 by 2×2 mean pooling."""
+    if size not in (14, 28):
         raise ValueError(f"--size: {size} is not a size of MNIST, choose 28 or 14")
-    folder = pathlib.Path(data_dir) if data_dir else HERE
     parts = []
     for part in "train", "t10k":
         images = read_idx(folder, f"{part}-images-idx3-ubyte")
@@ -38,9 +37,9 @@ def load(size=None, data_dir=None):
     return Task(*parts, classes=10)
 
 
-def load_permuted(size=None, data_dir=None):
+def load_permuted(folder, size=28):
     """The same with the pixels of every image in one random order."""
-    task = load(size, data_dir)
+    task = load(folder, size)
     order = np.random.RandomState(PERMUTATION_SEED).permutation(task.x_train.shape[1])
     name = f"numpy.random.RandomState({PERMUTATION_SEED}).permutation({len(order)})"
     return task._replace(x_train=task.x_train[:, order], x_test=task.x_test[:, order], permutation=name)

@@ -1,0 +1,28 @@
+"""What every loader here returns, and what it raises."""
+
+from typing import Any, NamedTuple
+
+
+class Task(NamedTuple):
+    """Labelled sequences, split into training and test.
+
+    Of numbers: x is `[n, T, D]`, T steps of D numbers each, uint8 where a value v stands for v/255, or float32
+    as it is. Of tokens: x is a list of n arrays `[T_i]` of whole numbers from 0 to tokens-1, each T_i at least 3.
+    """
+
+    x_train: Any
+    y_train: Any  # [n] int64, 0 ... classes-1
+    x_test: Any
+    y_test: Any
+    classes: int
+    permutation: str | None = None  # the name of the order of steps, if it is not the natural one
+    tokens: int | None = None  # how many different tokens there are; None: the sequences are of numbers
+
+
+class DataError(Exception):
+    """A data file is missing or not what it should be; one line that says which and what to do."""
+
+
+def brief(error):
+    """The beginning of its text, in one line."""
+    return " ".join(f"{error}".split())[:100]

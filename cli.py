@@ -84,6 +84,8 @@ def one_line_errors(command):
             raise  # click ends quietly
         except OSError as error:
             raise click.ClickException(told(error)) from error
+        except ModuleNotFoundError as error:  # one that only some tasks need
+            raise click.ClickException(f"{error.name} is missing: pip install -r requirements.txt") from error
         except KeyboardInterrupt:
             click.echo("\nstopped", err=True)
             sys.exit(130)
@@ -173,8 +175,8 @@ def cli():
 @setting(
     "size",
     int,
-    "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling.",
-    "28",
+    "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128.",
+    "28; dogs 128",
 )
 @setting("data_dir", click.Path(), "Folder of the task's files.", "the project's datasets/data/TASK")
 @setting("out", click.Path(), "Run directory.", "runs/TASK-AUX-BPTT-sSEED")

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import cifar10, files, mnist
+from . import cifar10, dogs, files, mnist
 from .task import DataError, Task
 
 __all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "fetch", "folder", "load"]
@@ -26,6 +26,7 @@ TASKS = {
     "mnist": Source(mnist.load, mnist.HERE),
     "pmnist": Source(mnist.load_permuted, mnist.HERE),
     "cifar10": Source(cifar10.load, cifar10.HERE, cifar10.FILES),
+    "dogs": Source(dogs.load, dogs.HERE, dogs.FILES, dogs.check, whole=(12_000, 8_580)),
 }
 NAMES = tuple(TASKS)
 

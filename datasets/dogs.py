@@ -1,0 +1,151 @@
+"""Stanford Dogs: photographs of 120 breeds as sequences of size*size pixels, in rows from the top left.
+
+Khosla, Jayadevaprakash, Yao, Li: Novel Dataset for Fine-Grained Image Categorization, 2011; the official split.
+Each picture is scaled whole to size x size, with nothing cropped and whatever its shape, by Pillow's bilinear
+filter, which on the way down averages over all the pixels that a new one covers.
+"""
+
+import io
+import os
+import pathlib
+
+import numpy as np
+from tqdm import tqdm
+
+from . import files
+from .task import DataError, Task, brief
+
+HERE = pathlib.Path(__file__).parent / "data" / "dogs"
+ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+IMAGES = files.File(
+    "images.tar",
+    793_579_520,
+    "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
+    (ADDRESS + "images.tar",),
+)
+LISTS = files.File(
+    "lists.tar",
+    481_280,
+    "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
+    (ADDRESS + "lists.tar",),
+)
+FILES = (LISTS, IMAGES)
+SPLITS = ("train_list.mat", "test_list.mat")
+CLASSES = 120
+
+
+def load(folder, size=128):
+    """The Task of x `[n, size*size, 3]` uint8 from lists.tar and images.tar, or what they unpack to, in `folder`.
+
+    The scaled pictures are kept there, in pixels-SIZE.npy, and mapped into memory from it. Raises ValueError for
+    a size that is not 16 to 128, DataError for what is wrong, FileNotFoundError for what is missing.
+    """
+    if not 16 <= size <= 128:
+        raise ValueError(f"--size: {size} is not a size of dogs, choose 16 to 128")
+    splits = read_lists(folder)
+    path = kept(folder, size)
+    if not path.exists():
+        save(path, scale_all(folder, splits, size))
+    return task(read_kept(path, splits, size), splits)
+
+
+def check(folder):
+    """The Task at size 16, from the pictures anew; what is kept of them is read too. Raises as `load`."""
+    splits = read_lists(folder)
+    for size in range(16, 129):
+        if kept(folder, size).exists():
+            read_kept(kept(folder, size), splits, size)
+    return task(scale_all(folder, splits, 16), splits)
+
+
+def task(records, splits):
+    n = len(splits[0])
+    x, y = records["pixels"], records["label"].astype(np.int64) - 1
+    return Task(x[:n], y[:n], x[n:], y[n:], classes=CLASSES)
+
+
+def read_lists(folder):
+    """[{picture's path below Images/: its label, 1 to 120}] of training and test."""
+    found = {name: read_list(data, place) for name, place, data in files.read(folder, LISTS, SPLITS)}
+    both = found[SPLITS[0]].keys() & found[SPLITS[1]].keys()
+    if both:
+        raise DataError(f"{folder}: {' and '.join(SPLITS)} both list {min(both)}: restore them")
+    return [found[name] for name in SPLITS]
+
+
+def read_list(data, place):
+    from scipy.io import loadmat
+
+    try:
+        mat = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=("file_list", "labels"))
+        names = [str(name) for name in np.atleast_1d(mat["file_list"])]
+        labels = [int(label) for label in np.atleast_1d(mat["labels"])]
+    except Exception as error:  # a damaged .mat raises nearly anything
+        raise DataError(f"{place} holds no file_list and labels ({brief(error)}): restore it") from None
+    if len(names) != len(labels) or not names:
+        raise DataError(f"{place} has {len(names)} pictures and {len(labels)} labels: restore it")
+    for i, (name, label) in enumerate(zip(names, labels)):
+        if not 1 <= label <= CLASSES:
+            raise DataError(f"{place}: entry {i}, {name}, has label {label}, not 1 to {CLASSES}: restore it")
+    if len(set(names)) < len(names):
+        raise DataError(f"{place} lists a picture twice: restore it")
+    return {files.inside(name, place): label for name, label in zip(names, labels)}
+
+
+def scale_all(folder, splits, size):
+    """The records of all pictures, training first, in the order of the lists."""
+    labels = [label for split in splits for label in split.values()]
+    rows = {f"Images/{name}": i for i, name in enumerate(name for split in splits for name in split)}
+    records = np.empty(len(rows), record(size))
+    records["label"] = labels
+    pictures = files.read(folder, IMAGES, rows)
+    for name, place, data in tqdm(pictures, f"scaling to {size}x{size}", len(rows), unit=" pictures", disable=None):
+        records["pixels"][rows[name]] = scale(data, place, size)
+    return records
+
+
+def record(size):
+    return np.dtype([("label", "u1"), ("pixels", "u1", (size * size, 3))])
+
+
+def scale(data, place, size):
+    """The pixels `[size*size, 3]` of a picture. Raises DataError if it does not decode."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:  # one of the .jpg files is a PNG
+            small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except Exception as error:  # as above
+        raise DataError(f"{place} does not decode ({brief(error)}): restore it") from None
+    return np.asarray(small).reshape(-1, 3)
+
+
+def kept(folder, size):
+    return folder / f"pixels-{size}.npy"
+
+
+def save(path, records):
+    """Write the file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.save(file, records)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_kept(path, splits, size):
+    """The records in it, mapped into memory. Raises DataError if they are not those of these lists."""
+    try:
+        records = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # as above
+        raise DataError(f"{path} is damaged ({brief(error)}): delete it, it is made anew") from None
+    labels = [label for split in splits for label in split.values()]
+    if records.dtype != record(size) or records.shape != (len(labels),) or (records["label"] != labels).any():
+        raise DataError(
+            f"{path} is not of the pictures that {' and '.join(SPLITS)} list: delete it, it is made anew"
+        )
+    return np.asarray(records)

@@ -105,6 +105,8 @@ def load_task(cfg):
         task = datasets.load(cfg.task, cfg.size, cfg.data_dir)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if task.tokens or task.x_train.dtype != "uint8":
+        raise UserError(f"--task: {cfg.task} holds tokens or floats, which train cannot take yet")
     cfg.permutation = task.permutation
     return cfg, task
 

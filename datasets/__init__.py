@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import cifar10, dogs, files, mnist
+from . import cifar10, dbpedia, dogs, files, mnist
 from .task import DataError, Task
 
 __all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "fetch", "folder", "load"]
@@ -27,6 +27,7 @@ TASKS = {
     "pmnist": Source(mnist.load_permuted, mnist.HERE),
     "cifar10": Source(cifar10.load, cifar10.HERE, cifar10.FILES),
     "dogs": Source(dogs.load, dogs.HERE, dogs.FILES, dogs.check, whole=(12_000, 8_580)),
+    "dbpedia": Source(dbpedia.load, dbpedia.HERE, dbpedia.FILES, whole=(560_000, 70_000)),
 }
 NAMES = tuple(TASKS)
 

@@ -1,0 +1,71 @@
+"""DBpedia ontology classification: an article's title and text, one byte a step, 14 classes.
+
+Xiang Zhang, Junbo Zhao, Yann LeCun: Character-level Convolutional Networks for Text Classification, 2015. Tokens
+are UTF-8's bytes: 256 of them write any script, and there is no vocabulary to choose, store or match.
+"""
+
+import csv
+import io
+import pathlib
+
+import numpy as np
+
+from . import files
+from .task import DataError, Task
+
+HERE = pathlib.Path(__file__).parent / "data" / "dbpedia"
+FILES = (
+    files.File(
+        "dbpedia_csv.tgz",
+        68_341_743,
+        "42db5221ddedddb673a4cabcc5f3a7d869714c878bcfe4ba94b29d14aa38e417",
+        ("https://s3.amazonaws.com/fast-ai-nlp/dbpedia_csv.tgz",),
+    ),
+)
+NAMES = ["dbpedia_csv/train.csv", "dbpedia_csv/test.csv"]
+CLASSES = 14
+CLASS_NAMES = {str(i) for i in range(1, CLASSES + 1)}
+
+
+def load(folder, max_length=512):
+    """The Task of sequences of at most `max_length` bytes, from dbpedia_csv.tgz or train.csv and test.csv.
+
+    What is longer loses its end: the first sentences say what the article is about, and few reach beyond 512
+    bytes. Raises ValueError for a max_length below 3, DataError for a row that is wrong, FileNotFoundError for a
+    file that is missing.
+    """
+    if max_length < 3:
+        raise ValueError(f"--max-length: {max_length} is too short, it must be at least 3")
+    parts = {name: rows(data, place, max_length) for name, place, data in files.read(folder, FILES[0], NAMES)}
+    (x_train, y_train), (x_test, y_test) = (parts[name] for name in NAMES)
+    return Task(x_train, y_train, x_test, y_test, classes=CLASSES, tokens=256)
+
+
+def rows(data, place, max_length):
+    """The texts, a list of uint8 arrays, and their classes from 0, in a CSV file of class, title and text.
+
+    Raises DataError that names `place` and the line.
+    """
+    # Surrogates carry bytes that are not UTF-8 to the row they are in, where encoding finds them.
+    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="")
+    reader = csv.reader(lines, strict=True)
+    texts, labels, line = [], [], 1
+    try:
+        for row in reader:
+            if len(row) != 3:
+                raise ValueError(f"{len(row)} fields, not 3 (class, title, text)")
+            if row[0].strip() not in CLASS_NAMES:
+                raise ValueError(f"class {row[0]!r:.20}, not 1 to {CLASSES}")
+            text = " ".join(filter(None, (field.strip() for field in row[1:]))).encode()
+            if len(text) < 3:
+                raise ValueError("title and text have fewer than 3 bytes")
+            texts.append(np.frombuffer(text[:max_length], np.uint8))
+            labels.append(int(row[0]) - 1)
+            line = reader.line_num + 1
+    except UnicodeEncodeError:
+        raise DataError(f"{place}, line {line}: not UTF-8") from None
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{place}, line {line}: {error}") from None
+    if not texts:
+        raise DataError(f"{place} is empty: restore it")
+    return texts, np.array(labels, np.int64)

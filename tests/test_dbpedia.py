@@ -1,0 +1,143 @@
+"""DBpedia from small files in the canonical form."""
+
+import io
+import re
+import tarfile
+
+import numpy as np
+import pooch
+import pytest
+
+import datasets
+from datasets import DataError, dbpedia
+
+TRAIN = """"1","A ""B"" Ltd"," A firm, in Oslo. "
+"14","","no title"
+2,"Žluťoučký kůň","two
+lines"
+"""
+TEST = '"3","only title",""\r\n"7","漢","字"\r\n'
+TEXTS = ['A "B" Ltd A firm, in Oslo.', "no title", "Žluťoučký kůň two\nlines"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, TRAIN, TEST)
+    return tmp_path
+
+
+def write(folder, train, test=TEST):
+    for name, text in ("train.csv", train), ("test.csv", test):
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def load(folder, max_length=None):
+    return datasets.load("dbpedia", data_dir=folder, max_length=max_length)
+
+
+def texts(arrays):
+    return [array.tobytes().decode() for array in arrays]
+
+
+def assert_all_there(task):
+    assert texts(task.x_train) == TEXTS and texts(task.x_test) == ["only title", "漢 字"]
+    assert all(array.dtype == np.uint8 and array.ndim == 1 for array in (*task.x_train, *task.x_test))
+    assert task.y_train.tolist() == [0, 13, 1] and task.y_test.tolist() == [2, 6]
+    assert task.y_train.dtype == np.int64
+    assert (task.classes, task.tokens, task.permutation) == (14, 256, None)
+
+
+def test_csv_files(folder):
+    assert_all_there(load(folder))
+
+
+def test_the_archive(tmp_path, monkeypatch):
+    path = tmp_path / "dbpedia_csv.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in ("test.csv", TEST), ("classes.txt", "Company\n"), ("train.csv", TRAIN):
+            member = tarfile.TarInfo(f"dbpedia_csv/{name}")
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    with pytest.raises(DataError, match="dbpedia_csv.tgz is not the original"):
+        load(tmp_path)
+    expected = dbpedia.FILES[0]._replace(sha256=pooch.file_hash(str(path)))
+    monkeypatch.setattr(dbpedia, "FILES", (expected,))
+    assert_all_there(load(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["dbpedia_csv.tgz"]
+
+
+def test_the_unpacked_archive(tmp_path):
+    (tmp_path / "dbpedia_csv").mkdir()
+    write(tmp_path / "dbpedia_csv", TRAIN)
+    assert_all_there(load(tmp_path))
+
+
+def test_long_texts_keep_their_first_bytes(folder):
+    assert texts(load(folder, 7).x_train)[:2] == ['A "B" L', "no titl"]
+    assert [len(text) for text in load(folder, 7).x_test] == [7, 7]  # cut within a character
+    write(folder, f'1,"","{"0123456789" * 60}"\n')
+    assert texts(load(folder).x_train) == [("0123456789" * 60)[:512]]
+    assert texts(load(folder, 600).x_train) == ["0123456789" * 60]
+
+
+def test_a_max_length_that_leaves_no_sequence_is_refused(folder):
+    assert len(load(folder, 3).x_train[0]) == 3
+    with pytest.raises(ValueError, match="--max-length: 2 is too short"):
+        load(folder, 2)
+
+
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ("1,title", "2 fields, not 3"),
+        ("1,title,a text, with a comma", "4 fields, not 3"),
+        ("", "0 fields, not 3"),
+        ("0,title,text", "class '0', not 1 to 14"),
+        ("15,title,text", "class '15', not 1 to 14"),
+        ("one,title,text", "class 'one', not 1 to 14"),
+        ("1.0,title,text", "class '1.0', not 1 to 14"),
+        ("-1,title,text", "class '-1', not 1 to 14"),
+        ('1,""," ab "', "fewer than 3 bytes"),
+        ('1,"title"x,text', "expected after"),
+        ('1,title,"no end', "unexpected end of data"),
+        (b"1,title,caf\xe9 au lait", "not UTF-8"),
+        (b"1,title,caf\xc3", "not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("ending", [b"\n", b""], ids=["with more rows", "at the end"])
+def test_a_wrong_row_is_named_with_its_line(row, says, ending, folder):
+    row = row if isinstance(row, bytes) else row.encode()
+    if not row and not ending:
+        row = b"\n"
+    more = ending + TRAIN.encode() if ending and b"no end" not in row else b""
+    write(folder, TRAIN.encode() + row + more)
+    with pytest.raises(DataError) as error:
+        load(folder)
+    assert re.fullmatch(rf"{re.escape(str(folder / 'train.csv'))}, line 5: .*{re.escape(says)}.*", str(error.value))
+
+
+def test_an_empty_file_is_named(folder):
+    write(folder, TRAIN, "")
+    with pytest.raises(DataError, match="test.csv is empty"):
+        load(folder)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "test.csv").unlink()
+    with pytest.raises(DataError, match="has neither dbpedia_csv.tgz nor dbpedia_csv/test.csv: get it with"):
+        load(folder)
+
+
+def test_check_counts(folder):
+    assert datasets.check("dbpedia", folder) == (
+        "dbpedia: 3 training and 2 test sequences (a part: the whole has 560,000 and 70,000), 5 of 14 classes, "
+        f"7 to {len(TEXTS[2].encode())} tokens each, of 256 kinds"
+    )
+
+
+def test_training_on_tokens_is_refused_for_now(folder, invoke):
+    ended = invoke("train", "--task", "dbpedia", "--data-dir", folder)
+    assert (
+        ended.status == 1
+        and ended.stderr == "Error: --task: dbpedia holds tokens or floats, which train cannot take yet\n"
+    )

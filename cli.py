@@ -180,7 +180,7 @@ def cli():
     "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128.",
     "28; dogs 128",
 )
-@setting("data_dir", click.Path(), "Folder of the task's files.", "the project's datasets/data/TASK")
+@setting("data_dir", click.Path(), "Folder of the task's files; npz: the file.", "the project's datasets/data/TASK")
 @setting("out", click.Path(), "Run directory.", "runs/TASK-AUX-BPTT-sSEED")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
 @setting("budget", Duration(), "Stop training after this time (30m, 2h), test, and be ready to resume.", "none")

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import cifar10, dbpedia, dogs, files, mnist
+from . import cifar10, dbpedia, dogs, files, mnist, npz
 from .task import DataError, Task
 
 __all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "fetch", "folder", "load"]
@@ -28,6 +28,7 @@ TASKS = {
     "cifar10": Source(cifar10.load, cifar10.HERE, cifar10.FILES),
     "dogs": Source(dogs.load, dogs.HERE, dogs.FILES, dogs.check, whole=(12_000, 8_580)),
     "dbpedia": Source(dbpedia.load, dbpedia.HERE, dbpedia.FILES, whole=(560_000, 70_000)),
+    "npz": Source(npz.load, None),
 }
 NAMES = tuple(TASKS)
 

@@ -269,5 +269,73 @@ def gradcheck(aux, bptt, seed):
     click.echo(f"\nall {len(errors)} gradients are right")
 
 
+@cli.group()
+def data():
+    """List, download and check the tasks' files.
+
+    They are in the project's datasets/data/NAME, or in the folder that --data-dir names.
+    """
+
+
+name_argument = click.argument("name", type=click.Choice(datasets.NAMES))
+data_dir_option = click.option(
+    "--data-dir", type=click.Path(), help="Folder of the files; npz: the file.  [default: datasets/data/NAME]"
+)
+
+
+def megabytes(size):
+    return f"{size / 1e6:,.1f} MB"
+
+
+@data.command("list")
+@one_line_errors
+def list_data():
+    """What is there of each task's files, how large, and where."""
+    for name, source in datasets.TASKS.items():
+        folder = source.folder
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder else []
+        if folder is None:
+            line = f"a file of yours: --task {name} --data-dir FILE"
+        elif sizes:
+            files = "1 file" if len(sizes) == 1 else f"{len(sizes):,} files"
+            line = f"{files}, {megabytes(sum(sizes))}, in {folder}"
+        else:
+            size = megabytes(sum(file.size for file in source.downloads))
+            line = f"not there; {size} by: python cli.py data fetch {name}"
+        click.echo(f"{name:8} {line}")
+
+
+@data.command()
+@name_argument
+@data_dir_option
+@one_line_errors
+def fetch(name, data_dir):
+    """Download NAME's files.
+
+    What is there already and right is left alone; nothing stays of a download that fails.
+    """
+    source = datasets.TASKS[name]
+    if not source.downloads:
+        click.echo(
+            f"nothing to download: {name} is " + (f"in {source.folder}" if source.folder else "a file of yours")
+        )
+    datasets.fetch(name, data_dir, tell=tqdm.write)
+
+
+@data.command()
+@name_argument
+@data_dir_option
+@one_line_errors
+def check(name, data_dir):
+    """Read all of NAME's files and count what is in them.
+
+    Archives are checked by their SHA-256, unpacked files by their size, labels and contents.
+    """
+    try:
+        click.echo(datasets.check(name, data_dir))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 if __name__ == "__main__":
     cli()

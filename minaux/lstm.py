@@ -152,12 +152,13 @@ def lstm_backward(dh, dh_last, dc_last, cache):
     dh_t = xp.zeros_like(s[0, :H]) if dh_last is None else dh_last  # [H, N]
     dc = xp.zeros_like(s[0, :H]) if dc_last is None else dc_last.copy()  # [H, N]
     dx = None if tokens is not None else xp.empty((S, W.shape[1] - H - 1, N), dtype)
-    rows = W.shape[1] if tokens is None else H + 1 + cache.Wx_half.shape[1]  # a token's x is one-hot
-    dW = xp.zeros((4 * H, rows), dtype)
+    V = 0 if tokens is None else cache.Wx_half.shape[1]
+    dW = xp.zeros((4 * H, W.shape[1] + V), dtype)
+    WhT = xp.ascontiguousarray(W[:, :H].T)
     dh_before, dz, tanh_c, dc_t = (xp.empty((n, N), dtype) for n in (H, 4 * H, H, H))
     dz_oif, dz_o, dz_if, dz_g = dz[: 3 * H], dz[:H], dz[H : 3 * H], dz[3 * H :]  # views
     dz_ifg = dz[H:].reshape(3, H, N)
-    dzs, ss = (xp.empty((n, TOGETHER, N), dtype) for n in (4 * H, rows))  # of TOGETHER steps
+    dzs = xp.empty((4 * H, TOGETHER, N), dtype)
     for t in reversed(range(S)):
         o, i, f, g, _ = gates[t].reshape(5, H, N)  # [H, N] each
         oif, gc = gates[t, : 3 * H], gates[t, 3 * H :]
@@ -181,17 +182,16 @@ def lstm_backward(dh, dh_last, dc_last, cache):
         dz_g *= i
         dz_ifg *= dc
         dc *= f
-        dh_t = xp.matmul(W[:, :H].T, dz, out=dh_before)  # z[t] = W s[t], s[t] = [h[t-1]; 1; x[t]]
-        j = t % TOGETHER  # for dW and dx, which no step waits for, steps side by side
-        dzs[:, j], ss[: W.shape[1], j] = dz, s[t]
-        if tokens is not None:
-            ss[H + 1 :, j] = tokens[t] == xp.arange(rows - H - 1)[:, None]
-        if j == 0:
+        dh_t = xp.matmul(WhT, dz, out=dh_before)  # z[t] = W s[t], s[t] = [h[t-1]; 1; x[t]]
+        dzs[:, t % TOGETHER] = dz
+        if t % TOGETHER == 0:  # no step waits for dW and dx: several steps side by side
             n = min(TOGETHER, S - t)
-            dz_n = dzs[:, :n].reshape(4 * H, n * N)
-            dW += dz_n @ ss[:, :n].reshape(rows, n * N).T
+            ss, dz_n = s[t : t + n].swapaxes(0, 1), dzs[:, :n].reshape(4 * H, n * N)
             if tokens is None:
                 dx[t : t + n] = (W[:, H + 1 :].T @ dz_n).reshape(-1, n, N).swapaxes(0, 1)
+            else:  # a token's x is one-hot
+                ss = xp.concatenate([ss, tokens[t : t + n] == xp.arange(V)[:, None, None]], dtype=dtype)
+            dW += dz_n @ ss.reshape(-1, n * N).T
     dW = xp.roll(dW, -H, axis=0)  # rows i, f, g, o again
     return dx, dh_t, dc, dW[:, H + 1 :], dW[:, :H], dW[:, H : H + 1]
 

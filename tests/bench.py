@@ -6,6 +6,7 @@ one right after the other. Nothing that was measured stands in code.
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -28,7 +29,7 @@ from minaux.lstm import lstm_advance, lstm_backward, lstm_forward
 from minaux.train import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
-N, H, D, L, CLASSES = 128, 128, 1, 300, 10  # batch, width, inputs a step, auxiliary segment: the main job's
+D, CLASSES = 1, 10
 LENGTHS = (784, 1024, 4096, 16384)
 SGEMM = 1024  # rows and columns of the matrices that give the rate of sgemm
 
@@ -42,6 +43,9 @@ class Case:
     bptt: int | str  # 300, or "full"
     own: float = 0.0  # probability that r's decoder is fed its own output
     fold: bool = False  # PyTorch too has the embedding folded into the LSTM's weights
+    N: int = 128  # sequences, hidden units, steps of an auxiliary segment: the main job's
+    H: int = 128
+    L: int = 300
 
     @property
     def K(self):
@@ -62,6 +66,7 @@ def cases(lengths):
 
 def operations(case, draws=None):
     """Floating-point operations of the matrix products in the case's equations, the same for both programs."""
+    H, N, L = case.H, case.N, case.L
 
     def layer(inputs, steps, products):  # z = Wh h + Wx x forward; backward takes two such products
         return products * steps * 2 * 4 * H * (H + inputs) * N
@@ -79,7 +84,7 @@ def operations(case, draws=None):
     return total
 
 
-# --- in a child: a program ready to work on a case ---
+# --- in a child: a program ready to work on a case, as (a step, the most memory so far) ---
 
 
 def peak():
@@ -88,28 +93,26 @@ def peak():
 
 
 def new_run(case, threads):
-    """A Run of the case on random sequences, and its State."""
-    r = np.random.default_rng(0)
+    """A Run of the case on random sequences, its State, and draws(step)."""
+    r, N, L = np.random.default_rng(0), case.N, case.L
     x, y = r.integers(0, 256, (2 * N, case.T, D), np.uint8), r.integers(0, CLASSES, 2 * N)
-    given = {"task": "mnist", "aux": case.what, "bptt": case.bptt, "aux_length": L, "batch_size": N, "hidden": H}
-    given |= {"feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0, "epochs": 10**6, "valid": 0}
-    cfg = config.build({**given, "threads": threads, "device": "cpu", "quiet": True}, threads)
+    given = {"task": "mnist", "aux": case.what, "bptt": case.bptt, "aux_length": L, "batch_size": N}
+    given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
+    given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": "cpu", "quiet": True}
+    cfg = config.build(given, threads)
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
         run = Run(cfg, datasets.Task(x, y, x[:1], y[:1], CLASSES), out)
-        return run, run.new_state()
-
-
-def draws_of(run, step):
-    return model.draw(run.cfg.seed, step, run.cfg.aux, 1, L, run.T, N, run.shapes, run.cfg.feed_start)
+        state = run.new_state()
+    return run, state, lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, case.own)
 
 
 @contextlib.contextmanager
 def our_step(case, threads):
-    run, state = new_run(case, threads)
+    run, state, draws = new_run(case, threads)
     with run.working():
 
         def step():
-            count = operations(case, draws_of(run, state.step))
+            count = operations(case, draws(state.step))
             run.train_step(state)
             return count
 
@@ -123,34 +126,40 @@ def their_step(case, threads):
     from .torch_step import Step
 
     torch.set_num_threads(threads)
-    run, state = new_run(case, threads)
-    draws = draws_of(run, 0)
-    theirs = Step(state.params, {name: mask.astype("float32") for name, mask in draws.masks.items()}, case.fold)
+    run, state, draws = new_run(case, threads)
+    masks = model.draw(0, 0, "none", 1, case.L, case.T, case.N, run.shapes, dropconnect=run.cfg.dropconnect).masks
+    theirs = Step(state.params, {name: mask.astype("float32") for name, mask in masks.items()}, case.fold)
 
     def step():
-        draws = draws_of(run, state.step)
+        now = draws(state.step)
         state.step += 1
-        x = torch.tensor(run.task.x_train[:N]).float().transpose(0, 1) / 255  # [T, N, D]
-        theirs.train(x, torch.tensor(run.task.y_train[:N]), L, case.K, draws.r_anchors, draws.p_anchors)
-        return operations(case, draws)
+        x = torch.tensor(run.task.x_train[: case.N]).float().transpose(0, 1) / 255  # [T, N, D]
+        theirs.train(x, torch.tensor(run.task.y_train[: case.N]), case.L, case.K, now.r_anchors, now.p_anchors)
+        return operations(case, now)
 
     yield step, peak
 
 
-def lstm(case, n):
-    """Forward and backward of one layer on n sequences, its loss the sum of the last h."""
+@functools.lru_cache
+def layer(T, H, n):
+    """A layer's inputs, states, weights and the gradient of its last h, for n sequences."""
     r = np.random.default_rng(0)
-    shapes = (case.T, D, n), (4 * H, D), (4 * H, H), (4 * H, 1)
+    shapes = (T, D, n), (4 * H, D), (4 * H, H), (4 * H, 1)
     x, *weights = (0.1 * r.standard_normal(shape, "float32") for shape in shapes)
-    zeros, ones = np.zeros((H, n), "float32"), np.ones((H, n), "float32")
-    h, c = lstm_advance(x[: case.T - case.K], zeros, zeros, *weights)
-    _, _, cache = lstm_forward(x[case.T - case.K :], h, c, *weights)
-    lstm_backward(None, ones, None, cache)
+    return x, np.zeros((H, n), "float32"), weights, np.ones((H, n), "float32")
+
+
+def lstm(case, n):
+    """Forward and backward of a layer on n sequences."""
+    x, zeros, weights, dh_last = layer(case.T, case.H, n)
+    cut = case.T - case.K
+    _, _, cache = lstm_forward(x[cut:], *lstm_advance(x[:cut], zeros, zeros, *weights), *weights)
+    lstm_backward(None, dh_last, None, cache)
 
 
 @contextlib.contextmanager
 def our_lstm(case, threads):
-    parts = [(case, len(part)) for part in np.array_split(np.arange(N), threads)]
+    parts = [(case, len(part)) for part in np.array_split(np.arange(case.N), threads)]
     with shards.workers(threads) as run:
         yield lambda: [run(lstm, parts), operations(case)][1], lambda: sum(run(peak, [()] * threads))
 
@@ -160,28 +169,30 @@ def their_lstm(case, threads):
     import torch
 
     torch.set_num_threads(threads)
-    layer, x = torch.nn.LSTM(D, H), torch.rand(case.T, N, D)
+    layer, x, cut = torch.nn.LSTM(D, case.H), torch.rand(case.T, case.N, D), case.T - case.K
 
     def step():
         layer.zero_grad()
         with torch.no_grad():
-            state = layer(x[: case.T - case.K])[1] if case.K < case.T else None
-        layer(x[case.T - case.K :], state)[0][-1].sum().backward()
+            state = layer(x[:cut])[1] if cut else None
+        layer(x[cut:], state)[0][-1].sum().backward()
         return operations(case)
 
     yield step, peak
 
 
-def sgemm():
+def products():
+    """Four products of large matrices."""
     a = np.ones((SGEMM, SGEMM), "float32")
+    out = np.empty_like(a)
     for _ in range(4):
-        a @ a
+        np.matmul(a, a, out=out)
 
 
 @contextlib.contextmanager
-def sgemms(case, threads):
+def sgemm(_, threads):
     with shards.workers(threads) as run:
-        yield lambda: [run(sgemm, [()] * threads), 4 * 2 * SGEMM**3 * threads][1], peak
+        yield lambda: [run(products, [()] * threads), 4 * 2 * SGEMM**3 * threads][1], peak
 
 
 PROGRAMS = {"lstm": {"ours": our_lstm, "pytorch": their_lstm}, "step": {"ours": our_step, "pytorch": their_step}}
@@ -190,7 +201,7 @@ PROGRAMS = {"lstm": {"ours": our_lstm, "pytorch": their_lstm}, "step": {"ours": 
 def child(program, case, threads):
     """Answer every line on standard input with [seconds, operations, bytes of memory since the start]."""
     case = Case(**case)
-    start = sgemms if program == "sgemm" else PROGRAMS["lstm" if case.what == "lstm" else "step"][program]
+    start = sgemm if program == "sgemm" else PROGRAMS["lstm" if case.what == "lstm" else "step"][program]
     with start(case, threads) as (step, memory):
         before = memory()
         print("ready", flush=True)
@@ -244,16 +255,20 @@ def measure(case, threads, rounds, pytorch):
         row[f"{name}_s"] = statistics.median(seconds)
         row[f"{name}_gflops"] = statistics.median(n / s / 1e9 for n, s in zip(counts, seconds))
         row[f"{name}_mb"] = max(memory) / 1e6
-    row["sequences_per_second"] = N / row["ours_s"]
+    row["sequences_per_second"] = case.N / row["ours_s"]
     row["of_sgemm"] = statistics.median(a["ours"][1] / a["ours"][0] * a["sgemm"][0] / a["sgemm"][1] for a in found)
     if "pytorch" in names:
         row["speedup"] = statistics.median(a["pytorch"][0] / a["ours"][0] for a in found)
     return row
 
 
+def has_pytorch():
+    return importlib.util.find_spec("torch") is not None
+
+
 def bench(threads, rounds=5, lengths=LENGTHS):
     """All measurements: {"machine": ..., "rows": [...]}."""
-    pytorch = importlib.util.find_spec("torch") is not None
+    pytorch = has_pytorch()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     cpu = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else [platform.processor()]
     machine = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
@@ -261,37 +276,28 @@ def bench(threads, rounds=5, lengths=LENGTHS):
     if pytorch:
         machine["pytorch"] = importlib.metadata.version("torch")
     rows = [measure(case, threads, rounds, pytorch) for case in tqdm(cases(lengths), "bench", disable=None)]
-    return {"machine": machine, "batch": N, "hidden": H, "segment": L, "rounds": rounds, "rows": rows}
+    return {"machine": machine, "rounds": rounds, "rows": rows}
 
 
-COLUMNS = (
-    ("seq/s", 7),
-    ("GFLOP/s", 8),
-    ("of sgemm", 9),
-    ("ms", 7),
-    ("PyTorch", 8),
-    ("speed-up", 9),
-    ("MB", 7),
-    ("PyTorch", 8),
-)
+WIDTHS = {"seq/s": 7, "GFLOP/s": 8, "of sgemm": 9, "ms": 7, "PyTorch": 8, "speed-up": 9, "MB": 7, "PyTorch's": 10}
 
 
 def table(report):
     """The report as text, a row a case."""
-    machine, rounds = report["machine"], report["rounds"]
-    yield ", ".join(f"{name} {value}" for name, value in machine.items())
-    yield f"batch {N}, {H} units, segments of {L} steps; medians of {rounds} rounds, times in ms"
-    yield f"{'':26}{'steps':>7}{'bptt':>6}" + "".join(f"{name:>{width}}" for name, width in COLUMNS)
+    yield ", ".join(f"{name} {value}" for name, value in report["machine"].items())
+    yield "batch {N}, {H} units, segments of {L}; ".format(**report["rows"][0]) + (
+        f"medians of {report['rounds']} rounds; times in ms, memory in MB"
+    )
+    yield f"{'':32}{'steps':>7}{'bptt':>6}" + "".join(f"{name:>{width}}" for name, width in WIDTHS.items())
     for row in report["rows"]:
-        what = "LSTM there and back" if row["what"] == "lstm" else f"training step, {row['what']}"
+        what = "LSTM, forward and backward" if row["what"] == "lstm" else f"training step, {row['what']}"
         what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
         figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{row['of_sgemm']:.0%}"]
-        pytorch = "pytorch_s" in row
-        figures += [f"{1e3 * row['ours_s']:.0f}", f"{1e3 * row['pytorch_s']:.0f}" if pytorch else ""]
-        figures += [f"{row['speedup']:.2f}" if pytorch else "", f"{row['ours_mb']:.0f}"]
-        figures += [f"{row['pytorch_mb']:.0f}" if pytorch else ""]
-        columns = "".join(f"{figure:>{width}}" for figure, (_, width) in zip(figures, COLUMNS))
-        yield f"{what:26}{row['T']:>7,}{row['bptt']:>6}{columns}"
+        figures += [f"{1e3 * row['ours_s']:.0f}"]
+        figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['speedup']:.2f}"] if "pytorch_s" in row else ["", ""]
+        figures += [f"{row['ours_mb']:.0f}", f"{row['pytorch_mb']:.0f}" if "pytorch_s" in row else ""]
+        columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, WIDTHS.values()))
+        yield f"{what:32}{row['T']:>7,}{row['bptt']:>6}{columns}"
 
 
 if __name__ == "__main__":

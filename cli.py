@@ -337,5 +337,20 @@ def check(name, data_dir):
         raise UserError(str(error)) from None
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="All figures as one JSON object.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Timed steps of each case.")
+@click.option("--steps", type=click.IntRange(302), multiple=True, help="Only sequences so long; may be repeated.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Worker processes.  [default: all cores]")
+@one_line_errors
+def bench(as_json, rounds, steps, threads):
+    """Time training steps and, where it is installed, PyTorch's in turn: some twenty minutes on two cores."""
+    from tests.bench import LENGTHS, table
+    from tests.bench import bench as measured
+
+    report = measured(threads or cores(), rounds, steps or LENGTHS)
+    click.echo(json.dumps(report) if as_json else "\n".join(table(report)))
+
+
 if __name__ == "__main__":
     cli()

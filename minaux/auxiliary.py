@@ -16,7 +16,7 @@ softmax cross-entropy.
 from typing import Any, NamedTuple
 
 from .arrays import array_module
-from .lstm import add_layer_grads, layer_weights, lstm_backward, lstm_begin, lstm_step
+from .lstm import TOGETHER, add_layer_grads, layer_weights, lstm_backward, lstm_begin, lstm_step
 from .ops import (
     mlp_backward,
     mlp_forward,
@@ -32,13 +32,12 @@ class Window(NamedTuple):
     """S steps of an auxiliary head."""
 
     loss: Any
-    own: Any  # [D, N] the last output, as an input (tokens: [N])
+    own: Any  # [D, N] the last output, as an input (tokens: [N]); None where the truth alone is fed
     y: list  # S outputs [D, N]; for tokens [V, N]
     bottom: Any  # LSTMCache
     top: Any  # LSTMCache
     embedding: Any  # of bottom's inputs, for `add_layer_grads`; None if they have none
-    heads: list  # S caches of the MLP
-    dy: list  # S gradients of the loss by the outputs
+    heads: list  # (t0, t1, cache, dy) of the MLP at steps t0 ... t1-1 side by side: dy [D, (t1-t0) N]
 
     @property
     def state(self):
@@ -51,42 +50,59 @@ def window_forward(params, name, x, targets, state, scale, truth=None, own=None)
 
     x, targets `[S, D, N]`, or tokens `[S, N]`. Scheduled sampling (Bengio et al. 2015): where `truth [S, N]`
     is False, a step reads the head's own previous output instead of x (the window's first step: `own`).
-    What is fed is a constant: no gradient passes through it.
+    What is fed is a constant: no gradient passes through it. Where no step can need it (truth is None), the
+    MLP answers several steps at once, side by side as columns.
     """
     xp = array_module(targets)
     weights, embedding = layer_weights(params, f"{name}.bottom")
     bottom = lstm_begin(len(x), *state[0], *weights, tokens=x.ndim == 2)
     top = lstm_begin(len(x), *state[1], *layer_weights(params, f"{name}.top")[0])
-    loss, ys, heads, dys = 0, [], [], []
-    for t in range(len(x)):
-        fed = x[t] if truth is None else xp.where(truth[t], x[t], own)
-        h = lstm_step(t, fed, bottom)
-        h = lstm_step(t, h, top)
-        y, head = mlp_forward(h, params, f"{name}.head")
-        loss_t, own, dy = step_loss(y, targets[t], scale)
-        loss = loss + loss_t
-        ys.append(y)
-        heads.append(head)
-        dys.append(dy)
-    return Window(loss, own, ys, bottom, top, embedding, heads, dys)
+    loss, ys, heads, N = 0, [], [], x.shape[-1]
+    for t0, t1 in cut(len(x), TOGETHER):
+        one_step = []
+        for t in range(t0, t1):
+            fed = x[t] if truth is None else xp.where(truth[t], x[t], own)
+            h = lstm_step(t, lstm_step(t, fed, bottom), top)
+            if truth is not None:
+                y, head = mlp_forward(h, params, f"{name}.head")
+                own = y if targets.ndim == 3 else y.argmax(0)
+                one_step.append([y, *head])
+        if truth is None:
+            y, head = mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, f"{name}.head")
+        else:
+            y, *head = (xp.concatenate(arrays, axis=1) for arrays in zip(*one_step))
+        some, dy = output_loss(y, side_by_side(targets[t0:t1]), scale)
+        loss = loss + some
+        ys += list(one_by_one(y, N))
+        heads.append((t0, t1, head, dy))
+    return Window(loss, own, ys, bottom, top, embedding, heads)
 
 
-def step_loss(y, target, scale):
-    """The loss of one step's output y, what y stands for as an input, and dy: squared error and y itself
-    for pixels; cross-entropy and the token with the highest score for tokens."""
+def output_loss(y, target, scale):
+    """The loss of outputs y, and dy: squared error for pixels, target `[D, n]`; cross-entropy for tokens, `[n]`."""
     if target.ndim == 2:
         loss, cache = mse_forward(y, target, scale)
-        return loss, y, mse_backward(cache)
+        return loss, mse_backward(cache)
     loss, cache = softmax_cross_entropy_forward(y, target, scale)
-    return loss, y.argmax(0), softmax_cross_entropy_backward(cache)
+    return loss, softmax_cross_entropy_backward(cache)
 
 
-def window_backward(window, grads, name):
+def side_by_side(a):
+    """`[S, rows, N]` -> `[rows, S N]`; tokens `[S, N]` -> `[S N]`."""
+    return a.swapaxes(0, -2).reshape(*a.shape[1:-1], -1)
+
+
+def one_by_one(a, N):
+    """The reverse: `[rows, S N]` -> `[S, rows, N]`."""
+    return a.reshape(len(a), -1, N).swapaxes(0, 1)
+
+
+def window_backward(window, params, grads, name):
     """Add the window's gradients into `grads`. Returns dx `[S, D, N]`, and dh, dc `[H, N]` of the bottom
     layer's initial state."""
-    dh = array_module(window.top.c).empty_like(window.top.c[1:])  # [S, H, N]
-    for t, (dy, head) in enumerate(zip(window.dy, window.heads)):
-        dh[t] = mlp_backward(dy, head, grads, f"{name}.head")
+    dh = array_module(window.top.s).empty_like(window.top.h[1:])  # [S, H, N]
+    for t0, t1, head, dy in window.heads:
+        dh[t0:t1] = one_by_one(mlp_backward(dy, head, params, grads, f"{name}.head"), dh.shape[2])
     dh, _, _, *dweights = lstm_backward(dh, None, None, window.top)  # dh [S, H, N], now of bottom's h
     add_layer_grads(grads, f"{name}.top", *dweights, None)
     dx, dh0, dc0, *dweights = lstm_backward(dh, None, None, window.bottom)
@@ -120,12 +136,12 @@ def reconstruct(params, x, a, L, K, h, c, scale, truth=None, grads=None):
         window = window_forward(params, "r", inputs[t0:t1], targets[t0:t1], state, scale, coins, own)
         loss = loss + window.loss
         if grads is not None:
-            _, dh0, dc0 = window_backward(window, grads, "r")
+            _, dh0, dc0 = window_backward(window, params, grads, "r")
             if t0 == 0:  # later windows start from a state that is a constant to them: cut
                 dh, dc = dh0, dc0
         state, own = window.state, window.own
         ys += window.y
-        fed += list(window.bottom.s[:-1, len(h) : -1].copy() if x.ndim == 3 else window.bottom.tokens)
+        fed += list(window.bottom.s[:-1, len(h) + 1 :].copy() if x.ndim == 3 else window.bottom.tokens)
         del window  # or it would stay while the next one runs
     return Reconstruction(loss, dh, dc, xp.stack(ys), xp.stack(fed))
 
@@ -141,7 +157,7 @@ def predict(params, x, a, L, K, h, scale, grads=None):
     state = (zeros, zeros), (zeros, zeros)
     for t0, t1 in cut(L, K):
         window = window_forward(params, "p", h[t0:t1], x[a + 1 + t0 : a + 1 + t1], state, scale)
-        dh = None if grads is None else window_backward(window, grads, "p")[0]
+        dh = None if grads is None else window_backward(window, params, grads, "p")[0]
         yield t0, t1, window.loss, dh, window.y
         state = window.state  # carried, and a constant to the next window: cut
         del window, dh  # or they would stay while the next one runs

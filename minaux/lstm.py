@@ -11,10 +11,12 @@ Equations (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 20
 Gate contract: z, Wx `[4H, D]`, Wh `[4H, H]` and b `[4H, 1]` are four blocks of H rows, in the order
 i, f, g, o (PyTorch's and cuDNN's).
 
-Two rewritings make this fast and leave the equations as they are:
-  * z[t] = W s[t] with W = [Wh | Wx | b] and s[t] = [h[t-1]; x[t]; 1]: one product a step forward, one
+Three rewritings make this fast and leave the equations as they are:
+  * z[t] = W s[t] with W = [Wh | b | Wx] and s[t] = [h[t-1]; 1; x[t]]: one product a step forward, one
     backward, and one for the gradients of all three weights.
   * σ(z) = ½ + ½ tanh(z/2): with the rows i, f, o of W halved beforehand, one tanh serves all four gates.
+  * In here the blocks of rows stand in the order o, i, f, g, with c[t-1] after them: the three σ are one
+    block, and so are the pairs (i, f) and (g, c) whose products make c[t].
 
 Inputs are numbers, `[S, D, N]`, or tokens, integers `[S, N]`: a token picks its column of Wx, which is the
 product with a one-hot vector, and x has no rows in s. `mask [S, N]` is 0 at a padded step, where h and c
@@ -33,11 +35,10 @@ from .ops import embedding_backward, embedding_forward
 class LSTMCache(NamedTuple):
     """What back-propagation needs of S consecutive steps. Filled once, never changed after."""
 
-    s: Any  # [S+1, H+D+1, N] h[t-1]; x[t]; 1 (slot 0 has the initial h, slot S the last h and no x)
-    c: Any  # [S+1, H, N]     c[t-1] (slot 0 has the initial c)
-    gates: Any  # [S, 4H, N]  activated i, f, g, o
-    W: Any  # [4H, H+D+1]     Wh | Wx | b; Wh | b for tokens
-    W_half: Any  # the same with the rows of i, f, o halved
+    s: Any  # [S+1, H+1+D, N] h[t-1]; 1; x[t] (slot 0 has the initial h, slot S the last h and no x)
+    gates: Any  # [S+1, 5H, N] activated o, i, f, g; c[t-1] (slot 0 has the initial c, slot S the last c alone)
+    W: Any  # [4H, H+1+D]     Wh | b | Wx, rows o, i, f, g; Wh | b for tokens
+    W_half: Any  # the same with the rows of o, i, f halved
     Wx_half: Any  # [4H, V]   for tokens, else None
     tokens: Any  # [S, N]     for tokens, else None
     mask: Any  # [S, N]       or None
@@ -45,59 +46,62 @@ class LSTMCache(NamedTuple):
     @property
     def h(self):
         """The states `[S+1, H, N]`, the initial one in slot 0."""
-        return self.s[:, : self.c.shape[1]]
+        return self.s[:, : self.gates.shape[1] // 5]
+
+    @property
+    def c(self):
+        """As h, the cell states."""
+        return self.gates[:, self.gates.shape[1] // 5 * 4 :]
 
     def steps(self, t0, t1):
         """The cache of steps t0 ... t1-1 alone, as views."""
         tokens, mask = (a if a is None else a[t0:t1] for a in (self.tokens, self.mask))
-        return self._replace(
-            s=self.s[t0 : t1 + 1], c=self.c[t0 : t1 + 1], gates=self.gates[t0:t1], tokens=tokens, mask=mask
-        )
+        return self._replace(s=self.s[t0 : t1 + 1], gates=self.gates[t0 : t1 + 1], tokens=tokens, mask=mask)
 
 
 def lstm_begin(S, h0, c0, Wx, Wh, b, tokens=False, mask=None):
     """The empty cache of S steps from the state h0, c0 `[H, N]`; `lstm_step` fills it step by step."""
     xp, (H, N), dtype = array_module(h0), h0.shape, h0.dtype
-    W = xp.concatenate([Wh, b] if tokens else [Wh, Wx, b], axis=1)
     half = xp.full((4 * H, 1), 0.5, dtype)
-    half[2 * H : 3 * H] = 1  # g is a tanh already
+    half[3 * H :] = 1  # g is a tanh already
+    Wx = xp.roll(Wx, H, axis=0)  # rows o, i, f, g
+    W = xp.roll(xp.concatenate([Wh, b], axis=1), H, axis=0)
+    W = W if tokens else xp.concatenate([W, Wx], axis=1)
     s = xp.empty((S + 1, W.shape[1], N), dtype)
-    c = xp.empty((S + 1, H, N), dtype)
-    s[0, :H], c[0], s[:, -1] = h0, c0, 1
-    gates = xp.empty((S, 4 * H, N), dtype)
+    gates = xp.empty((S + 1, 5 * H, N), dtype)
+    s[0, :H], s[:, H], gates[0, 4 * H :] = h0, 1, c0
     ids = xp.empty((S, N), "int64") if tokens else None
-    return LSTMCache(s, c, gates, W, W * half, Wx * half if tokens else None, ids, mask)
+    return LSTMCache(s, gates, W, W * half, Wx * half if tokens else None, ids, mask)
 
 
-def lstm_cell(cache, s, c, gates, h_next, c_next, token=None):
-    """The equations above for one step: writes `gates [4H, N]`, `h_next [H, N]`, `c_next [H, N]`.
+def lstm_cell(cache, s, gates, h_next, c_next, token=None):
+    """The equations above for one step: writes the gates o, i, f, g, `h_next [H, N]` and `c_next [H, N]`.
 
-    `s [H+D+1, N]` is [h; x; 1], `c [H, N]`; h_next and c_next may be where h and c stand.
+    `s [H+1+D, N]` is [h; 1; x], `gates [5H, N]` has c at its end; h_next and c_next may be where h and c stand.
     """
-    xp, H = array_module(c), len(c)
-    xp.matmul(cache.W_half, s, out=gates)  # z = Wh h + Wx x + b (the rows of i, f, o halved)
+    xp, H = array_module(s), len(h_next)
+    z = cache.W_half @ s  # z = Wh h + Wx x + b (the rows of o, i, f halved)
     if token is not None:
-        gates += cache.Wx_half[:, token]
-    xp.tanh(gates, out=gates)
-    for block in gates[: 2 * H], gates[3 * H :]:  # i, f and o: σ(z) = ½ + ½ tanh(z/2)
-        block *= 0.5
-        block += 0.5
-    i, f, g, o = gates.reshape(4, H, -1)
-    xp.multiply(f, c, out=c_next)  # c[t] = f * c[t-1] + i * g
-    c_next += i * g
+        z += cache.Wx_half[:, token]
+    xp.tanh(z, out=gates[: 4 * H])
+    oif = gates[: 3 * H]
+    oif *= 0.5  # σ(z) = ½ + ½ tanh(z/2)
+    oif += 0.5
+    ig_fc = gates[H : 3 * H] * gates[3 * H :]
+    xp.add(ig_fc[:H], ig_fc[H:], out=c_next)  # c[t] = f * c[t-1] + i * g
     xp.tanh(c_next, out=h_next)  # h[t] = o * tanh(c[t])
-    h_next *= o
+    h_next *= gates[:H]
 
 
 def lstm_step(t, x_t, cache):
     """Step t of a begun sequence: x_t `[D, N]` (or tokens `[N]`) to h[t] `[H, N]`, which stays in the cache."""
-    H, token = cache.c.shape[1], None
+    H, token = cache.gates.shape[1] // 5, None
     if cache.tokens is None:
-        cache.s[t, H:-1] = x_t
+        cache.s[t, H + 1 :] = x_t
     else:
         cache.tokens[t] = token = x_t
-    h_next, c_next = cache.s[t + 1, :H], cache.c[t + 1]
-    lstm_cell(cache, cache.s[t], cache.c[t], cache.gates[t], h_next, c_next, token)
+    h_next, c_next = cache.s[t + 1, :H], cache.gates[t + 1, 4 * H :]
+    lstm_cell(cache, cache.s[t], cache.gates[t], h_next, c_next, token)
     if cache.mask is not None:
         h_next *= cache.mask[t]
         c_next *= cache.mask[t]
@@ -119,17 +123,21 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, mask=None):
 def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     """The last state (h `[H, N]`, c `[H, N]`) of `lstm_forward`, with nothing else kept on the way."""
     H, tokens = len(h0), x.ndim == 2
-    cache = lstm_begin(1, h0, c0, Wx, Wh, b, tokens)
-    s, c, gates = cache.s[0], cache.c[0], cache.gates[0]
-    h = s[:H]
+    cache = lstm_begin(0, h0, c0, Wx, Wh, b, tokens)
+    s, gates = cache.s[0], cache.gates[0]
+    h, c = s[:H], gates[4 * H :]
     for t in range(len(x)):
         if not tokens:
-            s[H:-1] = x[t]
-        lstm_cell(cache, s, c, gates, h, c, x[t] if tokens else None)
+            s[H + 1 :] = x[t]
+        lstm_cell(cache, s, gates, h, c, x[t] if tokens else None)
         if mask is not None:
             h *= mask[t]
             c *= mask[t]
     return h, c
+
+
+# Steps side by side in one product where none waits for another: more of them leave a core's cache (measured).
+TOGETHER = 8
 
 
 def lstm_backward(dh, dh_last, dc_last, cache):
@@ -139,41 +147,53 @@ def lstm_backward(dh, dh_last, dc_last, cache):
     `[H, N]` enter the last state besides (None: zero). Returns dx `[S, D, N]` (None for tokens), dh0, dc0
     `[H, N]`, dWx, dWh, db.
     """
-    s, c, gates, W = cache.s, cache.c, cache.gates, cache.W
-    xp, tokens, S, (H, N) = array_module(c), cache.tokens is not None, len(gates), c.shape[1:]
-    dh_t = xp.zeros_like(c[0]) if dh_last is None else dh_last  # [H, N]
-    dc = xp.zeros_like(c[0]) if dc_last is None else dc_last.copy()  # [H, N]
-    dW, dW_t = xp.zeros_like(W), xp.empty_like(W)  # [4H, H+D+1] the sum, and one step's part
-    ds, dz, slope = (xp.empty((rows, N), c.dtype) for rows in (W.shape[1], 4 * H, 4 * H))
-    dz_i, dz_f, dz_g, dz_o = dz.reshape(4, H, N)  # [H, N] each, views of dz
-    dx = None if tokens else xp.empty((S, W.shape[1] - H - 1, N), c.dtype)
-    dWx = xp.zeros_like(cache.Wx_half) if tokens else None  # [4H, V]
+    s, gates, W, tokens = cache.s, cache.gates, cache.W, cache.tokens
+    xp, S, H, N, dtype = array_module(s), len(s) - 1, len(W) // 4, s.shape[2], s.dtype
+    dh_t = xp.zeros_like(s[0, :H]) if dh_last is None else dh_last  # [H, N]
+    dc = xp.zeros_like(s[0, :H]) if dc_last is None else dc_last.copy()  # [H, N]
+    dx = None if tokens is not None else xp.empty((S, W.shape[1] - H - 1, N), dtype)
+    V = 0 if tokens is None else cache.Wx_half.shape[1]
+    dW = xp.zeros((4 * H, W.shape[1] + V), dtype)
+    WhT = xp.ascontiguousarray(W[:, :H].T)
+    dh_before, dz, tanh_c, dc_t = (xp.empty((n, N), dtype) for n in (H, 4 * H, H, H))
+    dz_oif, dz_o, dz_if, dz_g = dz[: 3 * H], dz[:H], dz[H : 3 * H], dz[3 * H :]  # views
+    dz_ifg = dz[H:].reshape(3, H, N)
+    dzs = xp.empty((4 * H, TOGETHER, N), dtype)
     for t in reversed(range(S)):
-        i, f, g, o = gates[t].reshape(4, H, N)  # [H, N] each
+        o, i, f, g, _ = gates[t].reshape(5, H, N)  # [H, N] each
+        oif, gc = gates[t, : 3 * H], gates[t, 3 * H :]
         if dh is not None:
             dh_t = dh_t + dh[t]
         if cache.mask is not None:  # h, c = mask * h, mask * c
             dh_t = dh_t * cache.mask[t]
             dc *= cache.mask[t]
-        tanh_c = xp.tanh(c[t + 1])  # [H, N]
-        xp.multiply(dh_t, tanh_c, out=dz_o)  # h[t] = o * tanh(c[t]); dz holds di, df, dg, do at first
-        dc += dh_t * o * (1 - tanh_c * tanh_c)
-        xp.multiply(dc, g, out=dz_i)  # c[t] = f * c[t-1] + i * g
-        xp.multiply(dc, c[t], out=dz_f)
-        xp.multiply(dc, i, out=dz_g)
+        xp.tanh(gates[t + 1, 4 * H :], out=tanh_c)
+        xp.multiply(s[t + 1, :H], tanh_c, out=dc_t)  # h[t] = o * tanh(c[t]): dc += dh * o * (1 - tanh²),
+        xp.subtract(o, dc_t, out=dc_t)  # which is dh * (o - h[t] * tanh)
+        dc_t *= dh_t
+        dc += dc_t
+        xp.subtract(1, oif, out=dz_oif)  # o, i, f = σ(z): first dz is σ' = σ (1 - σ)
+        dz_oif *= oif
+        xp.multiply(g, g, out=dz_g)  # g = tanh(z): and tanh' = 1 - tanh²
+        xp.subtract(1, dz_g, out=dz_g)
+        dz_o *= tanh_c  # h[t] = o * tanh(c[t]): do = dh * tanh(c[t])
+        dz_o *= dh_t
+        dz_if *= gc  # c[t] = f * c[t-1] + i * g: di, df = dc * g, dc * c[t-1]; dg = dc * i
+        dz_g *= i
+        dz_ifg *= dc
         dc *= f
-        xp.subtract(1, gates[t], out=slope)  # i, f, o = σ(z): σ' = σ (1 - σ)   [4H, N]
-        slope *= gates[t]
-        xp.subtract(1, g * g, out=slope[2 * H : 3 * H])  # g = tanh(z): tanh' = 1 - tanh²
-        dz *= slope
-        xp.matmul(W.T, dz, out=ds)  # z[t] = W s[t]
-        dW += xp.matmul(dz, s[t].T, out=dW_t)
-        dh_t = ds[:H]  # s[t] = [h[t-1]; x[t]; 1]
-        if tokens:  # one-hot product: a token's column collects the dz of the sequences that picked it
-            dWx += dz @ (cache.tokens[t][:, None] == xp.arange(dWx.shape[1])).astype(dz.dtype)
-        else:
-            dx[t] = ds[H:-1]
-    return dx, dh_t, dc, dWx if tokens else dW[:, H:-1], dW[:, :H], dW[:, -1:]
+        dh_t = xp.matmul(WhT, dz, out=dh_before)  # z[t] = W s[t], s[t] = [h[t-1]; 1; x[t]]
+        dzs[:, t % TOGETHER] = dz
+        if t % TOGETHER == 0:  # no step waits for dW and dx: several steps side by side
+            n = min(TOGETHER, S - t)
+            ss, dz_n = s[t : t + n].swapaxes(0, 1), dzs[:, :n].reshape(4 * H, n * N)
+            if tokens is None:
+                dx[t : t + n] = (W[:, H + 1 :].T @ dz_n).reshape(-1, n, N).swapaxes(0, 1)
+            else:  # a token's x is one-hot
+                ss = xp.concatenate([ss, tokens[t : t + n] == xp.arange(V)[:, None, None]], dtype=dtype)
+            dW += dz_n @ ss.reshape(-1, n * N).T
+    dW = xp.roll(dW, -H, axis=0)  # rows i, f, g, o again
+    return dx, dh_t, dc, dW[:, H + 1 :], dW[:, :H], dW[:, H : H + 1]
 
 
 def layer_weights(params, name):

@@ -69,7 +69,7 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
         logits, classifier = mlp_forward(main.last, params, "classifier", draws.masks)  # [classes, N]
         losses["supervised"], cache = softmax_cross_entropy_forward(logits, y, 1 / batch_size)
         dlogits = softmax_cross_entropy_backward(cache)  # [classes, N]
-        dh = mlp_backward(dlogits, classifier, supervised, "classifier")  # [H, N], of h[T-1]
+        dh = mlp_backward(dlogits, classifier, params, supervised, "classifier", draws.masks)  # [H, N], of h[T-1]
         if K > 0:
             sweep(supervised, windows.supervised_span(T, K), None, dh, None)
 

@@ -10,15 +10,27 @@ import dataclasses
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from . import arrays, evaluation, initial, model, optim, report
+from . import arrays, evaluation, initial, model, optim, report, shards
 from .checkpoint import RunDirectory, State
 from .config import UserError
+
+
+def on_shard(function, params, x, y, draws, dtype, options):
+    """function(params, x, y, draws, **options) on one shard: x `[n, T, D]` uint8 on the host becomes
+    `[T, D, n]` from 0 to 1 on the device of `params`."""
+    xp = arrays.array_module(next(iter(params.values())))
+    steps = xp.asarray(np.ascontiguousarray(x.transpose(1, 2, 0))).astype(dtype)
+    masks = {name: xp.asarray(mask) for name, mask in draws.masks.items()}
+    draws = draws._replace(masks=masks, truth=None if draws.truth is None else xp.asarray(draws.truth))
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `Run.working`: this may be another process
+        return function(params, steps / 255, None if y is None else xp.asarray(y), draws, **options)
+
 
 VALIDATION_SEED = 0  # the same split whatever --seed is
 ROW_EVERY, SAVE_EVERY_S = 10, 60
@@ -98,19 +110,17 @@ class Run:
 
     # --- one batch ---
 
-    def in_shards(self, function, x, y, draws):
-        """[function(x, y, draws) for each shard], the rows x `[n, T, D]` uint8, y `[n]` and draws on the host."""
-        xp, dtype, n = self.xp, self.cfg.dtype, len(y)
-        masks = {name: xp.asarray(mask.astype(dtype)) for name, mask in draws.masks.items()}
-
-        def shard(columns):
-            steps = xp.asarray(np.ascontiguousarray(x[columns].transpose(1, 2, 0))).astype(dtype)  # [T, D, n]
-            truth = None if draws.truth is None else xp.asarray(draws.truth[:, :, columns])
-            with np.errstate(over="ignore", invalid="ignore"):  # as in `working`, but each thread has its own
-                return function(steps / 255, xp.asarray(y[columns]), draws._replace(masks=masks, truth=truth))
-
+    def in_shards(self, function, params, x, y, draws, **options):
+        """[function(params, x, y, draws, **options) for each shard], given the batch's rows x `[n, T, D]`
+        uint8, y `[n]` and its draws on the host."""
+        n, dtype, parts = len(x), self.cfg.dtype, []
+        draws = draws._replace(masks={name: mask.astype(dtype) for name, mask in draws.masks.items()})
         ends = np.linspace(0, n, min(self.cfg.shards, n) + 1).astype(int)
-        return list(self.pool.map(shard, [slice(a, b) for a, b in zip(ends, ends[1:])]))
+        for columns in map(slice, ends, ends[1:]):
+            truth = None if draws.truth is None else draws.truth[:, :, columns]
+            mine = x[columns], None if y is None else y[columns], draws._replace(truth=truth)
+            parts.append((function, params, *mine, dtype, options))
+        return self.workers(on_shard, parts)
 
     def loss_and_grads(self, state, step):
         """The batch of `step`: its losses and gradients, its row of metrics.jsonl, its number of sequences."""
@@ -122,11 +132,10 @@ class Run:
         size = cfg.anchors, cfg.aux_length, self.T, len(rows)
         draws = model.draw(cfg.seed, step, cfg.aux, *size, self.shapes, own, 0 if pretraining else cfg.dropconnect)
 
-        def share(x, y, draws):
-            y = None if pretraining else y
-            return model.loss_and_grads(state.params, x, y, draws, self.K, self.aux_K, cfg.aux_weight, len(rows))
-
-        total, *others = self.in_shards(share, self.task.x_train[rows], self.task.y_train[rows], draws)
+        y = None if pretraining else self.task.y_train[rows]
+        options = {"K": self.K, "aux_K": self.aux_K, "aux_weight": cfg.aux_weight, "batch_size": len(rows)}
+        batch = state.params, self.task.x_train[rows], y, draws
+        total, *others = self.in_shards(model.loss_and_grads, *batch, **options)
         for other in others:  # in the order of the shards, whichever was ready first
             for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):
                 for name in its:
@@ -170,17 +179,14 @@ class Run:
         The anchors are the same in every evaluation. Raises Stopped after Ctrl-C.
         """
         cfg, sums = self.cfg, {}
-
-        def share(x, y, draws):
-            return evaluation.evaluate(params, x, y, draws, self.mean)
-
         batches = [slice(start, start + cfg.batch_size) for start in range(0, len(y), cfg.batch_size)]
         for number, rows in enumerate(tqdm(batches, "evaluating", leave=False, disable=cfg.quiet or None)):
             if self.stop:
                 raise Stopped
             size = cfg.anchors, cfg.aux_length, self.T, len(y[rows])
             draws = model.draw(cfg.seed, number, cfg.aux, *size, self.shapes, evaluation=True)
-            for part in self.in_shards(share, x[rows], y[rows], draws):
+            batch = params, x[rows], y[rows], draws
+            for part in self.in_shards(evaluation.evaluate, *batch, mean=self.mean):
                 for name, value in part.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all
@@ -295,11 +301,13 @@ class Run:
 
     @contextlib.contextmanager
     def working(self):
-        """Within: the workers, with one BLAS thread each, for the shards are the parallelism."""
-        arrays.keep_freed_memory()
+        """Within: the workers. Raises UserError if one of them dies."""
         quietly = np.errstate(over="ignore", invalid="ignore")  # what is not finite is found and told by `fail`
-        with quietly, threadpool_limits(1), ThreadPoolExecutor(self.cfg.shards) as self.pool:
-            yield
+        try:
+            with quietly, shards.workers(self.cfg.shards) as self.workers:
+                yield
+        except BrokenProcessPool:
+            raise UserError("a worker process died, for lack of memory perhaps; try fewer --threads") from None
 
     @contextlib.contextmanager
     def listening(self):

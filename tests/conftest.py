@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -123,8 +124,10 @@ def sabotage(task, tmp_path_factory):
     def run(code, *args):
         command = [sys.executable, "-c", DRIVER, path, code, *args]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # starts faster
-        ended = subprocess.run(map(str, command), cwd=ROOT, env=environment, capture_output=True, text=True)
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # a pipe may be kept open
+            ended = subprocess.run(map(str, command), cwd=ROOT, env=environment, stdout=out, stderr=err)
+            out.seek(0), err.seek(0)
+            return Ended(ended.returncode, out.read(), err.read())
 
     return run
 

@@ -743,8 +743,8 @@ def test_loss_that_is_not_finite(invoke, tmp_path, lr):
 def test_a_nan_leaves_the_last_checkpoint(invoke, run, monkeypatch):
     right, before = model.loss_and_grads, contents(run)
 
-    def wrong(*args):
-        result = right(*args)
+    def wrong(*args, **options):
+        result = right(*args, **options)
         result.grads["main.Wh"][0, 0] = np.nan
         return result
 

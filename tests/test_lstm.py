@@ -55,6 +55,32 @@ def test_no_steps_leave_the_state_as_it_is():
     assert (h == args["h0"]).all() and (c == args["c0"]).all()
 
 
+def back_by_the_book(x, h, c, Wx, Wh, b, dh, dh_last, dc_last):
+    """The chain rule on the equations at the top of lstm.py, one by one: dx, dh0, dc0, dWx, dWh, db."""
+    H, hs, cs = len(h), *by_the_book(x, h, c, Wx, Wh, b)
+    dx, dWx, dWh, db, dh_t, dc = np.zeros_like(x), 0, 0, 0, dh_last, dc_last
+    for t in reversed(range(len(x))):
+        z = Wh @ hs[t] + b + Wx @ x[t]
+        i, f, g, o = sigmoid(z[:H]), sigmoid(z[H : 2 * H]), np.tanh(z[2 * H : 3 * H]), sigmoid(z[3 * H :])
+        dh_t = dh_t + dh[t]
+        dc = dc + dh_t * o * (1 - np.tanh(cs[t + 1]) ** 2)
+        di, df, dg, do = dc * g, dc * cs[t], dc * i, dh_t * np.tanh(cs[t + 1])
+        dz = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)])
+        dx[t], dWx, dWh, db = Wx.T @ dz, dWx + dz @ x[t].T, dWh + dz @ hs[t].T, db + dz.sum(1, keepdims=True)
+        dh_t, dc = Wh.T @ dz, dc * f
+    return dx, dh_t, dc, dWx, dWh, db
+
+
+@given(seeds, st.integers(1, 20), small, small, small)
+def test_backward_is_the_chain_rule_on_the_equations(seed, S, D, H, N):
+    """More steps than stand side by side in one product, too."""
+    x, args, r = problem(seed, S, D, H, N)
+    douts = r.standard_normal((S, H, N)), r.standard_normal((H, N)), r.standard_normal((H, N))
+    _, _, cache = lstm_forward(x, *args.values())
+    for mine, its in zip(lstm_backward(*douts, cache), back_by_the_book(x, *args.values(), *douts)):
+        np.testing.assert_allclose(mine, its, rtol=0, atol=1e-12 * max(1, abs(its).max()))
+
+
 @given(seeds, steps, small, small, small, st.booleans(), st.booleans())
 def test_backward(seed, S, D, H, N, tokens, padded):
     x, args, r = problem(seed, S, D, H, N, tokens)
@@ -67,7 +93,8 @@ def test_backward(seed, S, D, H, N, tokens, padded):
         return (h[1:] * w).sum() + (h[-1] * w_last).sum() + (c[-1] * v_last).sum(), None
 
     _, _, cache = lstm_forward(x, *args.values(), mask)
-    before = [a.copy() for a in (cache.s[:-1], cache.c, cache.gates, w_last, v_last)]
+    seen = cache.s[:-1], cache.h, cache.c, cache.gates[:-1], w, w_last, v_last
+    before = [a.copy() for a in seen]
     dx, *rest = lstm_backward(w, w_last, v_last, cache)
     grads = dict(zip(args, rest))
     if tokens:
@@ -75,7 +102,7 @@ def test_backward(seed, S, D, H, N, tokens, padded):
     else:
         args, grads = {**args, "x": x}, {**grads, "x": dx}
     assert_gradients(worst_errors(loss, args, grads, seed))
-    for old, new in zip(before, (cache.s[:-1], cache.c, cache.gates, w_last, v_last)):
+    for old, new in zip(before, seen):
         assert (old == new).all()  # a sweep never changes the cache, or what it was given
 
 

@@ -77,12 +77,12 @@ def test_mlp(seed, H, N, drop):
     x, w = r.standard_normal((H, N)), r.standard_normal((3, N))
 
     def loss(args):
-        y, caches = ops.mlp_forward(args["x"], args, "head", masks)
-        return (y * w).sum(), np.concatenate([positive.ravel() for _, _, positive in caches[:2]])
+        y, inputs = ops.mlp_forward(args["x"], args, "head", masks)
+        return (y * w).sum(), np.concatenate([relu.ravel() > 0 for relu in inputs[1:]])
 
     grads = {k: np.zeros_like(p) for k, p in params.items()}
-    _, caches = ops.mlp_forward(x, params, "head", masks)
-    grads["x"] = ops.mlp_backward(w, caches, grads, "head")
+    _, inputs = ops.mlp_forward(x, params, "head", masks)
+    grads["x"] = ops.mlp_backward(w, inputs, params, grads, "head", masks)
     assert_gradients(worst_errors(loss, {**params, "x": x}, grads, seed))
 
 

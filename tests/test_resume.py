@@ -32,9 +32,9 @@ KILLS = {
     "in an epoch": "at_call(8, train.Run, 'train_step', kill)",
     "in an epoch, after a timed checkpoint": SAVE_EVERY_STEP + "at_call(8, train.Run, 'train_step', kill)",
     "in an epoch, in a timed checkpoint": SAVE_EVERY_STEP + "in_write(9, 'checkpoint.npz')",
-    "in validation": "at_call(2, train.Run, 'validate', lambda: at_call(2, evaluation, 'evaluate', kill))",
+    "in validation": "at_call(2, train.Run, 'validate', lambda: at_call(2, train.Run, 'in_shards', kill))",
     "after validation": "at_call(2, train.Run, 'validate', kill, after=True)",
-    "in the test": "at_call(1, train.Run, 'test', lambda: at_call(2, evaluation, 'evaluate', kill))",
+    "in the test": "at_call(1, train.Run, 'test', lambda: at_call(2, train.Run, 'in_shards', kill))",
     "after the test": "at_call(1, train.Run, 'test', kill, after=True)",
     "result.json, half written": "in_write(1, 'result.json')",
 }

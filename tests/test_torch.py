@@ -12,6 +12,7 @@ from minaux.lstm import lstm_backward, lstm_forward
 from minaux.model import Draws, loss_and_grads
 
 torch = pytest.importorskip("torch")
+torch_step = pytest.importorskip("tests.torch_step")
 F = torch.nn.functional
 torch.set_num_threads(1)
 
@@ -219,3 +220,21 @@ def test_lstm_is_torchs(S, D, H, N):
     ours, theirs = lstm_backward(dh, dh_last, dc_last, cache), torch.autograd.grad(loss, leaves)
     for name, mine, its in zip(("dx", "dh0", "dc0", "dWx", "dWh", "db"), ours, theirs):
         assert_close(name, mine, its)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("K", [5, 7, 30])
+@pytest.mark.parametrize(
+    "aux, anchor", [("none", None), *(("r", a) for a in (5, 17, 29)), *(("p", a) for a in (0, 12, 24))]
+)
+def test_the_step_that_bench_times_beside_ours_has_our_losses_and_gradients(aux, anchor, K, fold):
+    """30 steps; the auxiliary span before, across and within the supervised one."""
+    params, x, y, _ = problem(K, aux, T=30, anchors=0)
+    masks = {f"classifier.{W}": np.full_like(params[f"classifier.{W}"], 2.0) for W in ("W1", "W2")}
+    anchors = [(anchor,) if kind == aux else () for kind in "rp"]
+    ours = loss_and_grads(params, x, y, Draws(5, *anchors, masks), K, K)
+    step = torch_step.Step(params, masks, fold)
+    losses = step.backward(torch.tensor(x.transpose(0, 2, 1)), torch.tensor(y), 5, K, *anchors)
+    assert losses == pytest.approx([loss for loss in ours.losses.values() if loss], rel=1e-12)
+    for name, p in step.p.items():
+        assert_close(name, ours.grads[name], p.grad)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import time
 
 import numpy as np
 import pytest
@@ -117,11 +119,15 @@ def test_split_is_by_a_fixed_seed_and_keeps_the_last_partial_batch(tmp_path):
     assert len(Run(options(valid=0), task, tmp_path).train_rows) == 107
 
 
-def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path, monkeypatch):
+def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):
     run = Run(options(batch_size=10, dropconnect=0.0), toy(n=107), tmp_path / "run")
     state, seen = run.new_state(), []
-    monkeypatch.setattr(run, "in_shards", lambda f, x, y, d: seen.append(x[:, :, 0]) or original(f, x, y, d))
-    original = Run.in_shards.__get__(run)
+
+    def spy(function, params, x, *rest, **options):
+        seen.append(x[:, :, 0])
+        return original(function, params, x, *rest, **options)
+
+    original, run.in_shards = run.in_shards, spy
     with run.working():
         for step in range(20):
             run.loss_and_grads(state, step)
@@ -163,11 +169,15 @@ def test_without_validation_the_last_weights_are_tested(tmp_path):
     assert result["test_accuracy"] == again["accuracy"]
 
 
+def inputs(params, x, y, draws):
+    return x, y
+
+
 def test_inputs_are_scaled_to_one_and_columns_are_sequences(tmp_path):
     run = Run(options(threads=2), toy(n=5), tmp_path)
     x, y, seen = run.task.x_train, run.task.y_train, []
     with run.working():
-        seen = run.in_shards(lambda x, y, draws: (x, y), x, y, Draws())
+        seen = run.in_shards(inputs, {"w": np.zeros(1)}, x, y, Draws())
     assert [part[0].shape for part in seen] == [(6, 1, 2), (6, 1, 3)]
     assert all(part[0].flags.c_contiguous and part[0].dtype == np.float32 for part in seen)
     joined = np.concatenate([part[0] for part in seen], axis=2)
@@ -205,7 +215,7 @@ def test_the_swap_gap_is_a_mean_over_the_sequences_that_have_a_neighbour(tmp_pat
 
     monkeypatch.setattr("minaux.evaluation.evaluate", sums)
     with run.working():
-        report = run.evaluate({}, run.task.x_test[:3], run.task.y_test[:3])
+        report = run.evaluate({"w": np.zeros(1)}, run.task.x_test[:3], run.task.y_test[:3])
     assert report == pytest.approx({"accuracy": 2 / 3, "loss_supervised": 2.0, "r_loss": 0.1, "r_swap_gap": 0.25})
 
 
@@ -221,15 +231,19 @@ def test_the_auxiliary_weight_scales_the_auxiliary_gradient_alone(tmp_path):
     assert norms[0.0] == 0 and norms[2.0] == pytest.approx(2 * norms[1.0], rel=1e-5) and norms[1.0] > 0
 
 
-def test_a_worker_has_one_blas_thread(tmp_path):
-    run = Run(options(threads=2), toy(), tmp_path)
+def process(params, x, y, draws):
+    time.sleep(0.2)  # so that each shard gets a worker
+    return os.getpid(), [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
-    def pools(x, y, draws):
-        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
+def test_each_shard_has_a_process_with_one_blas_thread(tmp_path):
+    run = Run(options(threads=3), toy(), tmp_path)
     with run.working():
-        found = run.in_shards(pools, run.task.x_test, run.task.y_test, Draws())
-    assert len(found) == 2 and all(found) and all(n == 1 for counts in found for n in counts)
+        for _ in range(2):  # the second time all of them are there
+            found = run.in_shards(process, {"w": np.zeros(1)}, run.task.x_test, run.task.y_test, Draws())
+    pids, counts = zip(*found)
+    assert len(set(pids)) == 3 and pids[0] == os.getpid()
+    assert all(counts) and all(n == 1 for count in counts for n in count)
 
 
 def test_initial_weights_do_not_depend_on_the_number_of_blas_threads(tmp_path, monkeypatch):
@@ -245,9 +259,9 @@ def test_evaluation_has_anchors_of_its_own_the_same_every_time(tmp_path):
     run, seen = Run(options(aux="r", pretrain_epochs=1, batch_size=4), toy(T=40), tmp_path / "run"), []
     state = run.new_state()
 
-    def spy(function, x, y, draws):
+    def spy(function, params, x, y, draws, **options):
         seen.append(draws.r_anchors)
-        return original(function, x, y, draws)
+        return original(function, params, x, y, draws, **options)
 
     original, run.in_shards = run.in_shards, spy
     with run.working():

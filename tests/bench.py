@@ -1,0 +1,304 @@
+"""What `cli.py bench` does: time our training steps and PyTorch's in turn, each in a process of its own.
+
+A figure is the median over the rounds; a ratio is the median of the rounds' ratios, each of two times taken
+one right after the other. Nothing that was measured stands in code.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+import datasets
+from minaux import config, model, shards, windows
+from minaux.lstm import lstm_advance, lstm_backward, lstm_forward
+from minaux.train import Run
+
+ROOT = pathlib.Path(__file__).parent.parent
+D, CLASSES = 1, 10
+LENGTHS = (784, 1024, 4096, 16384)
+SGEMM = 1024  # rows and columns of the matrices that give the rate of sgemm
+
+
+@dataclasses.dataclass
+class Case:
+    """Something to time."""
+
+    what: str  # "lstm": forward and backward of one layer alone; else a whole training step: "none", "r", "p"
+    T: int
+    bptt: int | str  # 300, or "full"
+    own: float = 0.0  # probability that r's decoder is fed its own output
+    fold: bool = False  # PyTorch too has the embedding folded into the LSTM's weights
+    N: int = 128  # sequences, hidden units, steps of an auxiliary segment: the main job's
+    H: int = 128
+    L: int = 300
+
+    @property
+    def K(self):
+        return self.T if self.bptt == "full" else self.bptt
+
+
+def cases(lengths):
+    """All of them; full BPTT up to 4,096 steps."""
+    found = [Case("lstm", lengths[0], bptt) for bptt in ("full", 300)]
+    for T in lengths:
+        found += [Case(aux, T, 300) for aux in ("none", "r", "p")]
+        if T == lengths[0]:
+            found += [Case("r", T, 300, own=1.0), *(Case(aux, T, 300, fold=True) for aux in ("none", "r", "p"))]
+        if T <= 4096:
+            found += [Case(aux, T, "full") for aux in ("none", "r", "p")]
+    return found
+
+
+def operations(case, draws=None):
+    """Floating-point operations of the matrix products in the case's equations, the same for both programs."""
+    H, N, L = case.H, case.N, case.L
+
+    def layer(inputs, steps, products):  # z = Wh h + Wx x forward; backward takes two such products
+        return products * steps * 2 * 4 * H * (H + inputs) * N
+
+    def mlp(outputs, steps):
+        return steps * 3 * 2 * (H * 2 * H + 2 * H * 2 * H + 2 * H * outputs) * N
+
+    if draws is None:
+        return layer(D, case.T, 1) + layer(D, case.K, 2)
+    spans = [windows.supervised_span(case.T, case.K), *(windows.r_span(a, case.K) for a in draws.r_anchors)]
+    spans += [span for a in draws.p_anchors for span in ((a, a + L), windows.p_lead(a, case.K))]
+    total = layer(D, case.T, 1) + sum(layer(D, t1 - t0, 2) for t0, t1 in spans) + mlp(CLASSES, 1)
+    for bottom, steps in [(D, L - 1)] * len(draws.r_anchors) + [(H, L)] * len(draws.p_anchors):
+        total += layer(bottom, steps, 3) + layer(H, steps, 3) + mlp(D, steps)
+    return total
+
+
+# --- in a child: a program ready to work on a case, as (a step, the most memory so far) ---
+
+
+def peak():
+    """The most memory this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def new_run(case, threads):
+    """A Run of the case on random sequences, its State, and draws(step)."""
+    r, N, L = np.random.default_rng(0), case.N, case.L
+    x, y = r.integers(0, 256, (2 * N, case.T, D), np.uint8), r.integers(0, CLASSES, 2 * N)
+    given = {"task": "mnist", "aux": case.what, "bptt": case.bptt, "aux_length": L, "batch_size": N}
+    given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
+    given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": "cpu", "quiet": True}
+    cfg = config.build(given, threads)
+    with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
+        run = Run(cfg, datasets.Task(x, y, x[:1], y[:1], CLASSES), out)
+        state = run.new_state()
+    return run, state, lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, case.own)
+
+
+@contextlib.contextmanager
+def our_step(case, threads):
+    run, state, draws = new_run(case, threads)
+    with run.working():
+
+        def step():
+            count = operations(case, draws(state.step))
+            run.train_step(state)
+            return count
+
+        yield step, lambda: sum(run.workers(peak, [()] * threads))
+
+
+@contextlib.contextmanager
+def their_step(case, threads):
+    import torch
+
+    from .torch_step import Step
+
+    torch.set_num_threads(threads)
+    run, state, draws = new_run(case, threads)
+    masks = model.draw(0, 0, "none", 1, case.L, case.T, case.N, run.shapes, dropconnect=run.cfg.dropconnect).masks
+    theirs = Step(state.params, {name: mask.astype("float32") for name, mask in masks.items()}, case.fold)
+
+    def step():
+        now = draws(state.step)
+        state.step += 1
+        x = torch.tensor(run.task.x_train[: case.N]).float().transpose(0, 1) / 255  # [T, N, D]
+        theirs.train(x, torch.tensor(run.task.y_train[: case.N]), case.L, case.K, now.r_anchors, now.p_anchors)
+        return operations(case, now)
+
+    yield step, peak
+
+
+@functools.lru_cache
+def layer(T, H, n):
+    """A layer's inputs, states, weights and the gradient of its last h, for n sequences."""
+    r = np.random.default_rng(0)
+    shapes = (T, D, n), (4 * H, D), (4 * H, H), (4 * H, 1)
+    x, *weights = (0.1 * r.standard_normal(shape, "float32") for shape in shapes)
+    return x, np.zeros((H, n), "float32"), weights, np.ones((H, n), "float32")
+
+
+def lstm(case, n):
+    """Forward and backward of a layer on n sequences."""
+    x, zeros, weights, dh_last = layer(case.T, case.H, n)
+    cut = case.T - case.K
+    _, _, cache = lstm_forward(x[cut:], *lstm_advance(x[:cut], zeros, zeros, *weights), *weights)
+    lstm_backward(None, dh_last, None, cache)
+
+
+@contextlib.contextmanager
+def our_lstm(case, threads):
+    parts = [(case, len(part)) for part in np.array_split(np.arange(case.N), threads)]
+    with shards.workers(threads) as run:
+        yield lambda: [run(lstm, parts), operations(case)][1], lambda: sum(run(peak, [()] * threads))
+
+
+@contextlib.contextmanager
+def their_lstm(case, threads):
+    import torch
+
+    torch.set_num_threads(threads)
+    layer, x, cut = torch.nn.LSTM(D, case.H), torch.rand(case.T, case.N, D), case.T - case.K
+
+    def step():
+        layer.zero_grad()
+        with torch.no_grad():
+            state = layer(x[:cut])[1] if cut else None
+        layer(x[cut:], state)[0][-1].sum().backward()
+        return operations(case)
+
+    yield step, peak
+
+
+def products():
+    """Four products of large matrices."""
+    a = np.ones((SGEMM, SGEMM), "float32")
+    out = np.empty_like(a)
+    for _ in range(4):
+        np.matmul(a, a, out=out)
+
+
+@contextlib.contextmanager
+def sgemm(_, threads):
+    with shards.workers(threads) as run:
+        yield lambda: [run(products, [()] * threads), 4 * 2 * SGEMM**3 * threads][1], peak
+
+
+PROGRAMS = {"lstm": {"ours": our_lstm, "pytorch": their_lstm}, "step": {"ours": our_step, "pytorch": their_step}}
+
+
+def child(program, case, threads):
+    """Answer every line on standard input with [seconds, operations, bytes of memory since the start]."""
+    case = Case(**case)
+    start = sgemm if program == "sgemm" else PROGRAMS["lstm" if case.what == "lstm" else "step"][program]
+    with start(case, threads) as (step, memory):
+        before = memory()
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            began = time.perf_counter()
+            count = step()
+            print(json.dumps([time.perf_counter() - began, count, memory() - before]), flush=True)
+
+
+# --- in the parent ---
+
+
+class Child:
+    """A program that is asked for a step now and then."""
+
+    def __init__(self, program, case, threads):
+        self.name = f"{program} ({case.what}, {case.T} steps, truncation {case.bptt})"
+        given = json.dumps([program, dataclasses.asdict(case), threads])
+        command = [sys.executable, "-m", "tests.bench", given]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, stderr=-1, text=True)
+
+    def __enter__(self):
+        self.answer()  # ready
+        self.step()  # the first step is slower: not counted
+        return self
+
+    def __exit__(self, *_):
+        self.process.communicate()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            last = self.process.communicate()[1].strip().splitlines()[-1:]
+            raise config.UserError(f"bench: {self.name} ended: {''.join(last) or 'for lack of memory perhaps'}")
+        return line
+
+    def step(self):
+        print(file=self.process.stdin, flush=True)
+        return json.loads(self.answer())
+
+
+def measure(case, threads, rounds, pytorch):
+    """The case's row of figures."""
+    names = ["sgemm", "ours"] + ["pytorch"] * (pytorch and case.own == 0)
+    with contextlib.ExitStack() as stack:
+        children = {name: stack.enter_context(Child(name, case, threads)) for name in names}
+        found = [{name: running.step() for name, running in children.items()} for _ in range(rounds)]
+    row = dataclasses.asdict(case)
+    for name in names:
+        seconds, counts, memory = zip(*(answers[name] for answers in found))
+        row[f"{name}_s"] = statistics.median(seconds)
+        row[f"{name}_gflops"] = statistics.median(n / s / 1e9 for n, s in zip(counts, seconds))
+        row[f"{name}_mb"] = max(memory) / 1e6
+    row["sequences_per_second"] = case.N / row["ours_s"]
+    row["of_sgemm"] = statistics.median(a["ours"][1] / a["ours"][0] * a["sgemm"][0] / a["sgemm"][1] for a in found)
+    if "pytorch" in names:
+        row["speedup"] = statistics.median(a["pytorch"][0] / a["ours"][0] for a in found)
+    return row
+
+
+def has_pytorch():
+    return importlib.util.find_spec("torch") is not None
+
+
+def bench(threads, rounds=5, lengths=LENGTHS):
+    """All measurements: {"machine": ..., "rows": [...]}."""
+    pytorch = has_pytorch()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    cpu = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else [platform.processor()]
+    machine = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
+    machine |= {"python": platform.python_version(), "numpy": np.__version__}
+    if pytorch:
+        machine["pytorch"] = importlib.metadata.version("torch")
+    rows = [measure(case, threads, rounds, pytorch) for case in tqdm(cases(lengths), "bench", disable=None)]
+    return {"machine": machine, "rounds": rounds, "rows": rows}
+
+
+WIDTHS = {"seq/s": 7, "GFLOP/s": 8, "of sgemm": 9, "ms": 7, "PyTorch": 8, "speed-up": 9, "MB": 7, "PyTorch's": 10}
+
+
+def table(report):
+    """The report as text, a row a case."""
+    yield ", ".join(f"{name} {value}" for name, value in report["machine"].items())
+    yield "batch {N}, {H} units, segments of {L}; ".format(**report["rows"][0]) + (
+        f"medians of {report['rounds']} rounds; times in ms, memory in MB"
+    )
+    yield f"{'':32}{'steps':>7}{'bptt':>6}" + "".join(f"{name:>{width}}" for name, width in WIDTHS.items())
+    for row in report["rows"]:
+        what = "LSTM, forward and backward" if row["what"] == "lstm" else f"training step, {row['what']}"
+        what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
+        figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{row['of_sgemm']:.0%}"]
+        figures += [f"{1e3 * row['ours_s']:.0f}"]
+        figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['speedup']:.2f}"] if "pytorch_s" in row else ["", ""]
+        figures += [f"{row['ours_mb']:.0f}", f"{row['pytorch_mb']:.0f}" if "pytorch_s" in row else ""]
+        columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, WIDTHS.values()))
+        yield f"{what:32}{row['T']:>7,}{row['bptt']:>6}{columns}"
+
+
+if __name__ == "__main__":
+    child(*json.loads(sys.argv[1]))

@@ -102,11 +102,9 @@ def load_task(cfg):
     if cfg.task not in datasets.NAMES:
         raise UserError(f"there is no task {cfg.task!r}; there are {', '.join(datasets.NAMES)}")
     try:
-        task = datasets.load(cfg.task, cfg.size, cfg.data_dir)
+        task = datasets.load(cfg.task, cfg.size, cfg.data_dir, cfg.max_length)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if task.tokens or task.x_train.dtype != "uint8":
-        raise UserError(f"--task: {cfg.task} holds tokens or floats, which train cannot take yet")
     cfg.permutation = task.permutation
     return cfg, task
 
@@ -180,6 +178,7 @@ def cli():
     "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128.",
     "28; dogs 128",
 )
+@setting("max_length", int, "dbpedia: bytes of a text that are read, from its beginning.", "512")
 @setting("data_dir", click.Path(), "Folder of the task's files; npz: the file.", "the project's datasets/data/TASK")
 @setting("out", click.Path(), "Run directory.", "runs/TASK-AUX-BPTT-sSEED")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")

@@ -52,6 +52,7 @@ class Config:
     limit_test: int | None = None
     valid: int | None = None  # None: min(5000, a tenth of the training set)
     size: int | None = None
+    max_length: int | None = None
     data_dir: str | None = None
     budget: float | None = None  # seconds
     preset: str = "quick"
@@ -73,8 +74,9 @@ def build(given, cores):
     """
     preset = {"preset": "quick", **given}["preset"]
     defaults = {"bptt": 300, "aux_length": 300, "threads": min(cores, 256), **PRESETS[preset]}
-    if given.get("task") in ("mnist", "pmnist"):
-        defaults["size"] = 28
+    defaults |= {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}}.get(given.get("task"), {})
+    if given.get("task") == "dbpedia":
+        defaults["max_length"] = 512
     if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
         defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
     defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
@@ -109,6 +111,7 @@ RANGES = {
     "limit_test": (1, None),
     "valid": (0, None),
     "size": (1, None),
+    "max_length": (3, None),
     "budget": (0, None),
 }
 CHOICES = {

@@ -11,7 +11,7 @@ WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the 
 
 def evaluate(params, x, y, draws, mean=None, mask=None):
     """Sums over the N sequences, without dropout or gradients: "correct", "loss_supervised", and the
-    auxiliary report: each head's loss, its `baselines` on the same targets (given `mean [T, D]`), and for
+    auxiliary report: each head's loss, its `baselines` on the same targets (given their `mean`), and for
     r "r_swap_gap", by how much the loss from another sequence's state (the neighbour's) is larger, summed
     over "r_pairs" sequences: all, or none where N = 1. The decoder is fed its own outputs only.
     """
@@ -50,11 +50,14 @@ def evaluate(params, x, y, draws, mean=None, mask=None):
 
 
 def baselines(x, first, last, mean, scale):
-    """The losses, on the targets x[first] ... x[last] `[_, D, N]`, of three predictors with no memory: a
-    constant (each channel's mean), the per-position mean (`mean [T, D]`), and copying the last value.
+    """The losses, on the targets x[first] ... x[last], of predictors with no memory. An auxiliary loss that is
+    not below them shows no memory.
 
-    An auxiliary loss that is not below them shows no memory. Pixels only.
+    Pixels `[_, D, N]`: a constant (each channel's mean), the per-position mean (`mean [T, D]`), and copying the
+    last value. Tokens `[_, N]`: a constant, their frequencies (`mean [V]` their logarithms).
     """
+    if x.ndim == 2:
+        return {"constant": -scale * mean[x[first : last + 1]].sum()}
     targets, position_mean = x[first : last + 1], mean[first : last + 1, :, None]
     guesses = {"constant": mean.mean(0)[:, None], "position_mean": position_mean, "copy": x[first - 1 : last]}
     return {name: mse_forward(guess, targets, scale)[0] for name, guess in guesses.items()}

@@ -19,8 +19,10 @@ def introduction(run, state):
     model = "LSTM" if cfg.aux == "none" else f"{cfg.aux}-LSTM"
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step
+    shortest = min(run.lengths)
     lines = [
-        f"{model} on {cfg.task}: {run.parameters():,} parameters, {run.T} steps a sequence",
+        f"{model} on {cfg.task}: {run.parameters():,} parameters, "
+        f"{run.T if shortest == run.T else f'{shortest} to {run.T}'} steps a sequence",
         f"{len(run.train_rows):,} training, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
         f"supervised loss: truncation {cfg.bptt}",
     ]
@@ -67,13 +69,13 @@ def evaluation(split, step, phase, report):
 
 def estimate(run, state):
     """Seconds that the rest of the run should take, from a trial batch of each kind."""
-    seconds, rows = 0.0, slice(run.cfg.batch_size)
+    seconds, rows = 0.0, run.test_rows[: run.cfg.batch_size]
     run.loss_and_grads(state, state.step)  # the first batch is slower: it makes the arrays
     for begin, end in (0, run.pretrain_steps), (run.pretrain_steps, run.total_steps):
         if state.step < end and not run.stop:
             begin = max(begin, state.step)
             seconds += (end - begin) * elapsed(run.loss_and_grads, state, begin)
-    batch = elapsed(run.evaluate, state.params, run.task.x_test[rows], run.task.y_test[rows])
+    batch = elapsed(run.evaluate, state.params, run.task.x_test, run.task.y_test, rows)
     epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
     return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size
 

@@ -16,20 +16,25 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from . import arrays, evaluation, initial, model, optim, report, shards
+from . import arrays, batches, evaluation, initial, model, optim, report, shards
 from .checkpoint import RunDirectory, State
 from .config import UserError
 
 
-def on_shard(function, params, x, y, draws, dtype, options):
-    """function(params, x, y, draws, **options) on one shard: x `[n, T, D]` uint8 on the host becomes
-    `[T, D, n]` from 0 to 1 on the device of `params`."""
+def on_shard(function, params, x, y, draws, dtype, padding, options):
+    """function(params, x, y, draws, **options) on one shard: x `[n, T, D]` or `[n, T]` on the host becomes
+    `[T, D, n]` numbers or `[T, n]` tokens on the device of `params`; `padding [n]` (or None) is how many steps
+    at the front are none of the sequence's."""
     xp = arrays.array_module(next(iter(params.values())))
-    steps = xp.asarray(np.ascontiguousarray(x.transpose(1, 2, 0))).astype(dtype)
+    steps = np.moveaxis(x, 0, -1)
+    steps = batches.scaled(steps, dtype) if x.ndim == 3 else steps.astype("int64")
+    if padding is not None:
+        options = {**options, "mask": xp.asarray((np.arange(len(steps))[:, None] >= padding).astype(dtype))}
     masks = {name: xp.asarray(mask) for name, mask in draws.masks.items()}
     draws = draws._replace(masks=masks, truth=None if draws.truth is None else xp.asarray(draws.truth))
+    x, y = xp.asarray(np.ascontiguousarray(steps)), None if y is None else xp.asarray(y)
     with np.errstate(over="ignore", invalid="ignore"):  # as in `Run.working`: this may be another process
-        return function(params, steps / 255, None if y is None else xp.asarray(y), draws, **options)
+        return function(params, x, y, draws, **options)
 
 
 VALIDATION_SEED = 0  # the same split whatever --seed is
@@ -49,11 +54,14 @@ class Run:
             self.xp, self.device = arrays.backend(device or cfg.device)
         except RuntimeError as error:
             raise UserError(str(error)) from None
-        self.T, D = task.x_train.shape[1:]
+        self.lengths = batches.lengths_of(task.x_train)
+        self.T = max(self.lengths.max(), batches.lengths_of(task.x_test).max())  # of the longest sequence
         self.K, self.aux_K = cfg.steps("bptt", self.T), cfg.steps("aux_bptt", self.T)
-        self.sizes = initial.Sizes(D, cfg.hidden, task.classes)
+        D = task.tokens or task.x_train.shape[2]
+        self.sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens))
         self.shapes = initial.parameter_shapes(self.sizes, cfg.aux)
         self.split()
+        self.epoch = None, []  # the last epoch's number, and the rows of its batches
         self.steps_per_epoch = -(-len(self.train_rows) // cfg.batch_size)
         self.pretrain_steps = cfg.pretrain_epochs * self.steps_per_epoch
         self.total_steps = self.pretrain_steps + cfg.epochs * self.steps_per_epoch
@@ -63,7 +71,7 @@ class Run:
         self.stop = False
 
     def split(self):
-        """Draw the validation rows; take the training inputs' mean `[T, D]` for the auxiliary report."""
+        """Draw the validation rows; take the training inputs' mean for the auxiliary report."""
         cfg, task = self.cfg, self.task
         n = min(cfg.limit_train or len(task.y_train), len(task.y_train))
         valid = min(5000, n // 10) if cfg.valid is None else cfg.valid
@@ -73,8 +81,7 @@ class Run:
         order = np.random.default_rng(VALIDATION_SEED).permutation(n)
         self.train_rows, self.valid_rows = np.sort(order[valid:]), np.sort(order[:valid])[: cfg.limit_test]
         self.test_rows = np.arange(len(task.y_test))[: cfg.limit_test]
-        mean = task.x_train[self.train_rows].mean(0, dtype="float64") / 255
-        self.mean = self.xp.asarray(mean.astype(cfg.dtype))
+        self.mean = self.xp.asarray(batches.mean_of(task.x_train, self.train_rows, task.tokens).astype(cfg.dtype))
 
     def parameters(self):
         """How many numbers are trained."""
@@ -110,32 +117,36 @@ class Run:
 
     # --- one batch ---
 
-    def in_shards(self, function, params, x, y, draws, **options):
-        """[function(params, x, y, draws, **options) for each shard], given the batch's rows x `[n, T, D]`
-        uint8, y `[n]` and its draws on the host."""
+    def in_shards(self, function, params, x, y, draws, lengths=None, **options):
+        """[function(params, x, y, draws, **options) for each shard], given the batch's x `[n, T, D]` or
+        `[n, T]`, y `[n]`, draws and `lengths [n]` (None: all T) on the host."""
         n, dtype, parts = len(x), self.cfg.dtype, []
+        padding = None if lengths is None or (lengths == x.shape[1]).all() else x.shape[1] - lengths
         draws = draws._replace(masks={name: mask.astype(dtype) for name, mask in draws.masks.items()})
         ends = np.linspace(0, n, min(self.cfg.shards, n) + 1).astype(int)
         for columns in map(slice, ends, ends[1:]):
             truth = None if draws.truth is None else draws.truth[:, :, columns]
-            mine = x[columns], None if y is None else y[columns], draws._replace(truth=truth)
-            parts.append((function, params, *mine, dtype, options))
+            mine = x[columns], None if y is None else y[columns], draws._replace(truth=truth), dtype
+            parts.append((function, params, *mine, None if padding is None else padding[columns], options))
         return self.workers(on_shard, parts)
 
     def loss_and_grads(self, state, step):
         """The batch of `step`: its losses and gradients, its row of metrics.jsonl, its number of sequences."""
         cfg, pretraining = self.cfg, step < self.pretrain_steps
         epoch, i = divmod(step, self.steps_per_epoch)
-        order = arrays.rng(cfg.seed, arrays.ORDER, epoch).permutation(self.train_rows)
-        rows = order[i * cfg.batch_size : (i + 1) * cfg.batch_size]
+        if epoch != self.epoch[0]:
+            order = arrays.rng(cfg.seed, arrays.ORDER, epoch)
+            self.epoch = epoch, batches.of_an_epoch(order, self.train_rows, self.lengths, cfg.batch_size)
+        rows = self.epoch[1][i]
+        x, y = batches.take(self.task.x_train, rows), None if pretraining else self.task.y_train[rows]
+        lengths = self.lengths[rows]
         own = optim.own_probability(cfg.feed_start, cfg.feed_end, step, cfg.schedule_steps["feed"])
-        size = cfg.anchors, cfg.aux_length, self.T, len(rows)
-        draws = model.draw(cfg.seed, step, cfg.aux, *size, self.shapes, own, 0 if pretraining else cfg.dropconnect)
+        size = cfg.anchors, cfg.aux_length, x.shape[1], len(rows)
+        dropconnect = 0 if pretraining else cfg.dropconnect
+        draws = model.draw(cfg.seed, step, cfg.aux, *size, self.shapes, own, dropconnect, lengths.min())
 
-        y = None if pretraining else self.task.y_train[rows]
         options = {"K": self.K, "aux_K": self.aux_K, "aux_weight": cfg.aux_weight, "batch_size": len(rows)}
-        batch = state.params, self.task.x_train[rows], y, draws
-        total, *others = self.in_shards(model.loss_and_grads, *batch, **options)
+        total, *others = self.in_shards(model.loss_and_grads, state.params, x, y, draws, lengths, **options)
         for other in others:  # in the order of the shards, whichever was ready first
             for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):
                 for name in its:
@@ -173,30 +184,33 @@ class Run:
 
     # --- evaluation ---
 
-    def evaluate(self, params, x, y):
-        """Accuracy, supervised loss and the auxiliary report on rows x `[n, T, D]`, y `[n]`.
+    def evaluate(self, params, x, y, rows):
+        """Accuracy, supervised loss and the auxiliary report on these `rows` of x and y, shortest first.
 
         The anchors are the same in every evaluation. Raises Stopped after Ctrl-C.
         """
-        cfg, sums = self.cfg, {}
-        batches = [slice(start, start + cfg.batch_size) for start in range(0, len(y), cfg.batch_size)]
-        for number, rows in enumerate(tqdm(batches, "evaluating", leave=False, disable=cfg.quiet or None)):
+        cfg, sums, lengths = self.cfg, {}, batches.lengths_of(x)
+        order = rows[np.argsort(lengths[rows], kind="stable")]
+        starts = range(0, len(order), cfg.batch_size)
+        for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
             if self.stop:
                 raise Stopped
-            size = cfg.anchors, cfg.aux_length, self.T, len(y[rows])
-            draws = model.draw(cfg.seed, number, cfg.aux, *size, self.shapes, evaluation=True)
-            batch = params, x[rows], y[rows], draws
+            some = order[start : start + cfg.batch_size]
+            inputs, shortest = batches.take(x, some), lengths[some].min()
+            size = cfg.anchors, cfg.aux_length, inputs.shape[1], len(some), self.shapes
+            draws = model.draw(cfg.seed, number, cfg.aux, *size, shortest=shortest, evaluation=True)
+            batch = params, inputs, y[some], draws, lengths[some]
             for part in self.in_shards(evaluation.evaluate, *batch, mean=self.mean):
                 for name, value in part.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all
-        means = {name: value / counts.get(name, len(y)) for name, value in sums.items()}
+        means = {name: value / counts.get(name, len(rows)) for name, value in sums.items()}
         return {"accuracy": means.pop("correct"), **means}
 
     def evaluate_and_tell(self, state, params, split):
         rows = self.valid_rows if split == "valid" else self.test_rows
         x, y = (self.task.x_test, self.task.y_test) if split == "test" else (self.task.x_train, self.task.y_train)
-        result = self.evaluate(params, x[rows], y[rows])
+        result = self.evaluate(params, x, y, rows)
         if not np.isfinite(list(result.values())).all():
             self.fail(f"the {split} loss is not finite at step {state.step}")
         # A run that is resumed may evaluate again at the same step.
@@ -236,10 +250,10 @@ class Run:
         """Test the checkpoint's best weights; writes nothing."""
         state = self.to_device(self.directory.load(self.cfg, self.shapes))
         with self.working():
-            rows = self.test_rows
-            result = self.evaluate(state.best or state.params, self.task.x_test[rows], self.task.y_test[rows])
+            result = self.evaluate(state.best or state.params, self.task.x_test, self.task.y_test, self.test_rows)
         step = state.best_step if state.best else state.step
-        return {"test_accuracy": result.pop("accuracy"), "test_examples": len(rows), "step": step, **result}
+        examples = len(self.test_rows)
+        return {"test_accuracy": result.pop("accuracy"), "test_examples": examples, "step": step, **result}
 
     # --- the whole ---
 

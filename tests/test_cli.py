@@ -331,7 +331,8 @@ def test_preset_and_size_on_the_command_line(invoke, tmp_path):
     ],
 )
 def test_splits(tmp_path, given, trained, validated, tested):
-    task = Task(np.zeros((60000, 4, 1), "uint8"), np.zeros(60000, int), *(np.zeros(10000),) * 2, classes=10)
+    x = np.zeros((60000, 4, 1), "uint8")
+    task = Task(x, np.zeros(60000, int), x[:10000], np.zeros(10000, int), classes=10)
     runs = [Run(config.build({"task": "mnist", "seed": seed, **given}, 1), task, tmp_path) for seed in (0, 1)]
     train, valid, test = runs[0].train_rows, runs[0].valid_rows, runs[0].test_rows
     assert (len(train), len(valid), len(test)) == (trained, validated, tested)

@@ -133,11 +133,3 @@ def test_check_counts(folder):
         "dbpedia: 3 training and 2 test sequences (a part: the whole has 560,000 and 70,000), 5 of 14 classes, "
         f"7 to {len(TEXTS[2].encode())} tokens each, of 256 kinds"
     )
-
-
-def test_training_on_tokens_is_refused_for_now(folder, invoke):
-    ended = invoke("train", "--task", "dbpedia", "--data-dir", folder)
-    assert (
-        ended.status == 1
-        and ended.stderr == "Error: --task: dbpedia holds tokens or floats, which train cannot take yet\n"
-    )

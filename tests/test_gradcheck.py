@@ -16,7 +16,9 @@ def cube(args):
 
 def test_the_readmes_example_runs_and_can_fail():
     readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    [code] = re.findall(
+        r"```python\n(.*?assert_gradients.*?)```", readme.split("## Checking gradients")[1], re.DOTALL
+    )
     exec(code, {})
     with pytest.raises(AssertionError, match="gradients differ"):
         exec(code.replace("1 - np.tanh", "1.001 - np.tanh"), {})

@@ -1,5 +1,6 @@
 """A user's own sequences."""
 
+import pathlib
 import re
 
 import numpy as np
@@ -203,3 +204,14 @@ def test_it_trains(load, invoke, tmp_path):
     small = "--aux rp --hidden 2 --bptt 3 --aux-length 3 --pretrain-epochs 1 --epochs 1 --threads 1 --quiet".split()
     ended = invoke("train", "--task", "npz", *small, "--data-dir", tmp_path / "own.npz", "--out", tmp_path / "run")
     assert ended.status == 0 and "on 2 sequences" in ended.stdout
+
+
+def test_the_readmes_example_is_a_task(tmp_path, monkeypatch, invoke):
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n([^`]*savez.*?)```", readme, re.DOTALL)
+    command = re.search(r"# then: python cli.py (.*)", code)[1]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    small = "--hidden 8 --limit-train 60 --epochs 1 --batch-size 16 --threads 1 --quiet --out run".split()
+    ended = invoke(*command.split(), *small)
+    assert ended.status == 0 and "test accuracy" in ended.stdout

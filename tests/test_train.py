@@ -146,8 +146,8 @@ def test_the_best_validation_weights_are_tested(tmp_path, monkeypatch):
     accuracies = iter([0.3, 0.9, 0.9, 0.1])
     weights, tested = [], []
 
-    def evaluate(params, x, y):
-        if len(y) == len(run.valid_rows):
+    def evaluate(params, x, y, rows):
+        if rows is run.valid_rows:
             weights.append(params["main.Wh"].copy())
             return {"accuracy": next(accuracies), "loss_supervised": 1.0}
         tested.append(params["main.Wh"])
@@ -165,7 +165,7 @@ def test_without_validation_the_last_weights_are_tested(tmp_path):
     result = run.train(state)
     assert state.best is None and result["valid_accuracy"] is None and result["complete"]
     with run.working():
-        again = run.evaluate(state.params, run.task.x_test, run.task.y_test)
+        again = run.evaluate(state.params, run.task.x_test, run.task.y_test, run.test_rows)
     assert result["test_accuracy"] == again["accuracy"]
 
 
@@ -215,7 +215,7 @@ def test_the_swap_gap_is_a_mean_over_the_sequences_that_have_a_neighbour(tmp_pat
 
     monkeypatch.setattr("minaux.evaluation.evaluate", sums)
     with run.working():
-        report = run.evaluate({"w": np.zeros(1)}, run.task.x_test[:3], run.task.y_test[:3])
+        report = run.evaluate({"w": np.zeros(1)}, run.task.x_test, run.task.y_test, np.arange(3))
     assert report == pytest.approx({"accuracy": 2 / 3, "loss_supervised": 2.0, "r_loss": 0.1, "r_swap_gap": 0.25})
 
 
@@ -259,16 +259,16 @@ def test_evaluation_has_anchors_of_its_own_the_same_every_time(tmp_path):
     run, seen = Run(options(aux="r", pretrain_epochs=1, batch_size=4), toy(T=40), tmp_path / "run"), []
     state = run.new_state()
 
-    def spy(function, params, x, y, draws, **options):
+    def spy(function, params, x, y, draws, lengths, **options):
         seen.append(draws.r_anchors)
-        return original(function, params, x, y, draws, **options)
+        return original(function, params, x, y, draws, lengths, **options)
 
     original, run.in_shards = run.in_shards, spy
     with run.working():
         for step in range(5):
             run.loss_and_grads(state, step)
         for _ in range(2):
-            run.evaluate(state.params, run.task.x_test, run.task.y_test)
+            run.evaluate(state.params, run.task.x_test, run.task.y_test, run.test_rows)
     assert seen[5:10] == seen[10:15] != seen[:5]
 
 

@@ -1,7 +1,7 @@
 """Training: two phases, shards, evaluation, resume.
 
 Unsupervised pretraining minimises the auxiliary loss alone; then joint training minimises L_supervised +
-aux_weight · L_auxiliary. A batch is split into shards of sequences, one a thread, and their gradients are
+aux_weight · L_auxiliary. A batch is split into shards of sequences, one a process, and their gradients are
 summed in a fixed order: a run's bits depend on the number of shards, not on the machine's load.
 """
 

@@ -275,7 +275,7 @@ def bench(as_json, rounds, steps, threads):
     from tests.bench import LENGTHS, table
     from tests.bench import bench as measured
 
-    report = measured(threads or cores(), rounds, steps or LENGTHS)
+    report = measured(threads or min(cores(), 256), rounds, steps or LENGTHS)
     click.echo(json.dumps(report) if as_json else "\n".join(table(report)))
 
 

@@ -302,9 +302,10 @@ class Run:
     @contextlib.contextmanager
     def working(self):
         """Within: the workers. Raises UserError if one of them dies."""
+        processes = self.cfg.shards if self.device == "cpu" else 1
         quietly = np.errstate(over="ignore", invalid="ignore")  # what is not finite is found and told by `fail`
         try:
-            with quietly, shards.workers(self.cfg.shards) as self.workers:
+            with quietly, shards.workers(processes) as self.workers:
                 yield
         except BrokenProcessPool:
             raise UserError("a worker process died, for lack of memory perhaps; try fewer --threads") from None

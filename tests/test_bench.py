@@ -6,8 +6,9 @@ import pytest
 
 from minaux.config import UserError
 from minaux.model import Draws
+from minaux.shards import workers
 from tests import bench
-from tests.bench import Case, Child, measure, operations
+from tests.bench import Case, Child, measure, operations, peak, peaks
 
 TINY = {"N": 6, "H": 4, "L": 9}
 
@@ -35,6 +36,16 @@ def test_a_case_is_measured(what, bptt, own):
     assert row["ours_s"] > 0 and row["sgemm_s"] > 0 and row["ours_mb"] >= 0
     assert row["sequences_per_second"] == pytest.approx(6 / row["ours_s"])
     assert 0 < row["of_sgemm"] < 1 and "pytorch_s" not in row
+
+
+def test_more_threads_than_sequences():
+    assert measure(Case("lstm", 9, 5, N=2, H=3), threads=3, rounds=1, pytorch=False)["ours_s"] > 0
+
+
+def test_memory_is_that_of_each_process_once():
+    with workers(3) as run:
+        assert 3 * peak() / 10 < peaks(run, 3) < 30 * peak()
+        assert len(dict(run(bench.own_peak, [()] * 3))) == 3
 
 
 def test_pytorch_is_timed_beside_it():

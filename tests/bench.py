@@ -255,8 +255,9 @@ class Child:
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            last = self.process.communicate()[1].strip().splitlines()[-1:]
-            raise config.UserError(f"bench: {self.name} ended: {''.join(last) or 'for lack of memory perhaps'}")
+            errors = re.findall(r"^[\w.]*(?:Error|Exception): (.*)", self.process.communicate()[1], re.MULTILINE)
+            why = errors[-1] if errors else "killed, for lack of memory perhaps"
+            raise config.UserError(f"bench: {self.name} ended: {why}")
         return line
 
     def step(self):
@@ -288,38 +289,54 @@ def has_pytorch():
     return importlib.util.find_spec("torch") is not None
 
 
-def bench(threads, rounds=5, lengths=LENGTHS):
-    """All measurements: {"machine": ..., "rows": [...]}."""
-    pytorch = has_pytorch()
+def machine(threads):
+    """What the figures depend on."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     cpu = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else [platform.processor()]
-    machine = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
-    machine |= {"python": platform.python_version(), "numpy": np.__version__}
-    if pytorch:
-        machine["pytorch"] = importlib.metadata.version("torch")
-    rows = [measure(case, threads, rounds, pytorch) for case in tqdm(cases(lengths), "bench", disable=None)]
-    return {"machine": machine, "rounds": rounds, "rows": rows}
+    about = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
+    about |= {"python": platform.python_version(), "numpy": np.__version__}
+    return {**about, "pytorch": importlib.metadata.version("torch") if has_pytorch() else None}
 
 
-WIDTHS = {"seq/s": 7, "GFLOP/s": 8, "of sgemm": 9, "ms": 7, "PyTorch": 8, "speed-up": 9, "MB": 7, "PyTorch's": 10}
+def bench(threads, rounds=5, lengths=LENGTHS):
+    """Yields the row of each case."""
+    pytorch = has_pytorch()
+    todo = [case for case in cases(lengths) if pytorch or not case.fold]
+    for case in tqdm(todo, "bench", leave=False, disable=None):
+        yield measure(case, threads, rounds, pytorch)
 
 
-def table(report):
-    """The report as text, a row a case."""
-    yield ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    yield "batch {N}, {H} units, segments of {L}; ".format(**report["rows"][0]) + (
-        f"medians of {report['rounds']} rounds; times in ms, memory in MB"
-    )
-    yield f"{'':32}{'steps':>7}{'bptt':>6}" + "".join(f"{name:>{width}}" for name, width in WIDTHS.items())
-    for row in report["rows"]:
-        what = "LSTM, forward and backward" if row["what"] == "lstm" else f"training step, {row['what']}"
-        what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
-        figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{row['of_sgemm']:.0%}"]
-        figures += [f"{1e3 * row['ours_s']:.0f}"]
-        figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['speedup']:.2f}"] if "pytorch_s" in row else ["", ""]
-        figures += [f"{row['ours_mb']:.0f}", f"{row['pytorch_mb']:.0f}" if "pytorch_s" in row else ""]
-        columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, WIDTHS.values()))
-        yield f"{what:32}{row['T']:>7,}{row['bptt']:>6}{columns}"
+OURS = {"seq/s": 7, "GFLOP/s": 8, "of sgemm": 9, "ms": 6, "MB": 6}
+THEIRS = {"PyTorch ms": 11, "MB": 6, "speed-up": 9}
+
+
+def head(machine):
+    """The lines above the table."""
+    yield ", ".join(f"{name} {value}" for name, value in machine.items() if value)
+    if not machine["pytorch"]:
+        yield "PyTorch is not installed: nothing to compare with"
+    columns = [*OURS.items(), *(THEIRS.items() if machine["pytorch"] else ())]
+    yield f"{'':27}{'steps':>6}{'bptt':>5}" + "".join(f"{name:>{width}}" for name, width in columns)
+
+
+def line(row):
+    """A row of the table."""
+    what = "LSTM alone" if row["what"] == "lstm" else f"training step, {row['what']}"
+    what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
+    figures = [
+        row["sequences_per_second"],
+        row["ours_gflops"],
+        100 * row["of_sgemm"],
+        1e3 * row["ours_s"],
+        row["ours_mb"],
+    ]
+    figures = [f"{figure:.0f}" for figure in figures]
+    figures[2] += " %"
+    if "pytorch_s" in row:
+        figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['pytorch_mb']:.0f}", f"{row['speedup']:.2f}"]
+    widths = [*OURS.values(), *THEIRS.values()]
+    columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, widths))
+    return f"{what:27}{row['T']:>6}{row['bptt']:>5}{columns}"
 
 
 if __name__ == "__main__":

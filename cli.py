@@ -282,9 +282,9 @@ def bench(as_json, rounds, steps, threads):
     from tests import bench
 
     threads = threads or min(cores(), 256)
-    machine, found = bench.machine(threads), bench.bench(threads, rounds, steps or bench.LENGTHS)
+    machine, found = bench.machine(threads, rounds), bench.bench(threads, rounds, steps or bench.LENGTHS)
     if as_json:
-        click.echo(json.dumps({"machine": machine, "rounds": rounds, "rows": list(found)}))
+        click.echo(json.dumps({"machine": machine, "rows": list(found)}))
         return
     click.echo("\n".join(bench.head(machine)))
     for row in found:

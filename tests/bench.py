@@ -289,12 +289,12 @@ def has_pytorch():
     return importlib.util.find_spec("torch") is not None
 
 
-def machine(threads):
+def machine(threads, rounds):
     """What the figures depend on."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     cpu = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else [platform.processor()]
     about = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
-    about |= {"python": platform.python_version(), "numpy": np.__version__}
+    about |= {"rounds": rounds, "python": platform.python_version(), "numpy": np.__version__}
     return {**about, "pytorch": importlib.metadata.version("torch") if has_pytorch() else None}
 
 
@@ -323,15 +323,8 @@ def line(row):
     """A row of the table."""
     what = "LSTM alone" if row["what"] == "lstm" else f"training step, {row['what']}"
     what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
-    figures = [
-        row["sequences_per_second"],
-        row["ours_gflops"],
-        100 * row["of_sgemm"],
-        1e3 * row["ours_s"],
-        row["ours_mb"],
-    ]
-    figures = [f"{figure:.0f}" for figure in figures]
-    figures[2] += " %"
+    figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{100 * row['of_sgemm']:.0f} %"]
+    figures += [f"{1e3 * row['ours_s']:.0f}", f"{row['ours_mb']:.0f}"]
     if "pytorch_s" in row:
         figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['pytorch_mb']:.0f}", f"{row['speedup']:.2f}"]
     widths = [*OURS.values(), *THEIRS.values()]

@@ -76,23 +76,9 @@ def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
 
 
 def test_a_row_of_the_table():
-    row = {
-        "what": "r",
-        "T": 784,
-        "bptt": 300,
-        "own": 0.0,
-        "fold": True,
-        "sequences_per_second": 184.2,
-        "ours_s": 0.695,
-    }
-    row |= {
-        "ours_gflops": 146,
-        "of_sgemm": 0.807,
-        "ours_mb": 674,
-        "pytorch_s": 1.291,
-        "pytorch_mb": 849,
-        "speedup": 1.77,
-    }
+    row = {"what": "r", "T": 784, "bptt": 300, "own": 0.0, "fold": True, "of_sgemm": 0.807, "speedup": 1.77}
+    row |= {"sequences_per_second": 184.2, "ours_gflops": 146, "ours_s": 0.695, "ours_mb": 674}
+    row |= {"pytorch_s": 1.291, "pytorch_mb": 849}
     heads = list(bench.head({"cpu": "a", "pytorch": "2"}))
     assert heads[0] == "cpu a, pytorch 2" and len(heads) == 2
     assert bench.line(row).split() == "training step, r, folded 784 300 184 146 81 % 695 674 1291 849 1.77".split()

@@ -1,8 +1,7 @@
 """Workers: one process for each shard of a batch.
 
-Threads would share one interpreter lock, and an LSTM's step takes it some twenty times: two threads lose a
-tenth to a fifth of their time waiting for each other (`cli.py bench` shows what is left of that). Processes
-share nothing: parameters go out and gradients come back with every batch, a few megabytes.
+Threads would share one interpreter lock, and an LSTM's step takes it some twenty times: they would wait for each
+other. Processes share nothing: parameters go out and gradients come back with every batch, a few megabytes.
 """
 
 import contextlib
@@ -11,6 +10,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 
 from threadpoolctl import threadpool_limits
 
@@ -25,9 +25,16 @@ def workers(n):
     # Not a fork of this process, whose threads might hold locks, but of a clean one that has imported this.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["minaux.train"])
-    pool = ProcessPoolExecutor(n - 1, context, begin_worker) if n > 1 else None
+    pool = None
+    if n > 1:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process; workers inherit that
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, before)
+        pool = ProcessPoolExecutor(n - 1, context, begin_worker)
 
     def run(function, parts):
+        if pool is None:
+            return [function(*part) for part in parts]
         first, *others = parts
         futures = [pool.submit(function, *part) for part in others]
         return [function(*first), *(future.result() for future in futures)]
@@ -39,7 +46,6 @@ def workers(n):
 
 def begin_worker():
     """What a worker does first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run's own process
     keep_freed_memory()
     threadpool_limits(1)
     threading.Thread(target=end_with, args=[multiprocessing.parent_process()], daemon=True).start()

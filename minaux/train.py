@@ -1,7 +1,7 @@
 """Training: two phases, shards, evaluation, resume.
 
 Unsupervised pretraining minimises the auxiliary loss alone; then joint training minimises L_supervised +
-aux_weight · L_auxiliary. A batch is split into shards of sequences, one a thread, and their gradients are
+aux_weight · L_auxiliary. A batch is split into shards of sequences, one a process, and their gradients are
 summed in a fixed order: a run's bits depend on the number of shards, not on the machine's load.
 """
 
@@ -316,9 +316,10 @@ class Run:
     @contextlib.contextmanager
     def working(self):
         """Within: the workers. Raises UserError if one of them dies."""
+        processes = self.cfg.shards if self.device == "cpu" else 1
         quietly = np.errstate(over="ignore", invalid="ignore")  # what is not finite is found and told by `fail`
         try:
-            with quietly, shards.workers(self.cfg.shards) as self.workers:
+            with quietly, shards.workers(processes) as self.workers:
                 yield
         except BrokenProcessPool:
             raise UserError("a worker process died, for lack of memory perhaps; try fewer --threads") from None

@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
+import os
 import pathlib
 import platform
 import re
@@ -92,6 +93,17 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def own_peak():
+    """(process, its peak), late enough that no process gets two of the parts of `peaks`."""
+    time.sleep(0.2)
+    return os.getpid(), peak()
+
+
+def peaks(run, processes):
+    """The sum of the processes' peaks."""
+    return sum(dict(run(own_peak, [()] * processes)).values())
+
+
 def new_run(case, threads):
     """A Run of the case on random sequences, its State, and draws(step)."""
     r, N, L = np.random.default_rng(0), case.N, case.L
@@ -116,7 +128,7 @@ def our_step(case, threads):
             run.train_step(state)
             return count
 
-        yield step, lambda: sum(run.workers(peak, [()] * threads))
+        yield step, lambda: peaks(run.workers, threads)
 
 
 @contextlib.contextmanager
@@ -150,18 +162,23 @@ def layer(T, H, n):
 
 
 def lstm(case, n):
-    """Forward and backward of a layer on n sequences."""
+    """Forward and backward of a layer on n sequences: dWx, dWh, db."""
     x, zeros, weights, dh_last = layer(case.T, case.H, n)
     cut = case.T - case.K
     _, _, cache = lstm_forward(x[cut:], *lstm_advance(x[:cut], zeros, zeros, *weights), *weights)
-    lstm_backward(None, dh_last, None, cache)
+    return lstm_backward(None, dh_last, None, cache)[3:]
 
 
 @contextlib.contextmanager
 def our_lstm(case, threads):
-    parts = [(case, len(part)) for part in np.array_split(np.arange(case.N), threads)]
+    parts = [(case, len(part)) for part in np.array_split(np.arange(case.N), min(case.N, threads))]
     with shards.workers(threads) as run:
-        yield lambda: [run(lstm, parts), operations(case)][1], lambda: sum(run(peak, [()] * threads))
+
+        def step():
+            _ = [sum(shares) for shares in zip(*run(lstm, parts))]  # dWx, dWh, db of the batch
+            return operations(case)
+
+        yield step, lambda: peaks(run, threads)
 
 
 @contextlib.contextmanager
@@ -181,10 +198,14 @@ def their_lstm(case, threads):
     yield step, peak
 
 
+@functools.lru_cache
+def square():
+    return np.ones((2, SGEMM, SGEMM), "float32")
+
+
 def products():
     """Four products of large matrices."""
-    a = np.ones((SGEMM, SGEMM), "float32")
-    out = np.empty_like(a)
+    a, out = square()
     for _ in range(4):
         np.matmul(a, a, out=out)
 
@@ -234,12 +255,14 @@ class Child:
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            last = self.process.communicate()[1].strip().splitlines()[-1:]
-            raise config.UserError(f"bench: {self.name} ended: {''.join(last) or 'for lack of memory perhaps'}")
+            errors = re.findall(r"^[\w.]*(?:Error|Exception): (.*)", self.process.communicate()[1], re.MULTILINE)
+            why = errors[-1] if errors else "killed, for lack of memory perhaps"
+            raise config.UserError(f"bench: {self.name} ended: {why}")
         return line
 
     def step(self):
-        print(file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # then it has ended, and `answer` says why
+            print(file=self.process.stdin, flush=True)
         return json.loads(self.answer())
 
 
@@ -266,38 +289,47 @@ def has_pytorch():
     return importlib.util.find_spec("torch") is not None
 
 
-def bench(threads, rounds=5, lengths=LENGTHS):
-    """All measurements: {"machine": ..., "rows": [...]}."""
-    pytorch = has_pytorch()
+def machine(threads, rounds):
+    """What the figures depend on."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     cpu = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else [platform.processor()]
-    machine = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
-    machine |= {"python": platform.python_version(), "numpy": np.__version__}
-    if pytorch:
-        machine["pytorch"] = importlib.metadata.version("torch")
-    rows = [measure(case, threads, rounds, pytorch) for case in tqdm(cases(lengths), "bench", disable=None)]
-    return {"machine": machine, "rounds": rounds, "rows": rows}
+    about = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
+    about |= {"rounds": rounds, "python": platform.python_version(), "numpy": np.__version__}
+    return {**about, "pytorch": importlib.metadata.version("torch") if has_pytorch() else None}
 
 
-WIDTHS = {"seq/s": 7, "GFLOP/s": 8, "of sgemm": 9, "ms": 7, "PyTorch": 8, "speed-up": 9, "MB": 7, "PyTorch's": 10}
+def bench(threads, rounds=5, lengths=LENGTHS):
+    """Yields the row of each case."""
+    pytorch = has_pytorch()
+    todo = [case for case in cases(lengths) if pytorch or not case.fold]
+    for case in tqdm(todo, "bench", leave=False, disable=None):
+        yield measure(case, threads, rounds, pytorch)
 
 
-def table(report):
-    """The report as text, a row a case."""
-    yield ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    yield "batch {N}, {H} units, segments of {L}; ".format(**report["rows"][0]) + (
-        f"medians of {report['rounds']} rounds; times in ms, memory in MB"
-    )
-    yield f"{'':32}{'steps':>7}{'bptt':>6}" + "".join(f"{name:>{width}}" for name, width in WIDTHS.items())
-    for row in report["rows"]:
-        what = "LSTM, forward and backward" if row["what"] == "lstm" else f"training step, {row['what']}"
-        what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
-        figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{row['of_sgemm']:.0%}"]
-        figures += [f"{1e3 * row['ours_s']:.0f}"]
-        figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['speedup']:.2f}"] if "pytorch_s" in row else ["", ""]
-        figures += [f"{row['ours_mb']:.0f}", f"{row['pytorch_mb']:.0f}" if "pytorch_s" in row else ""]
-        columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, WIDTHS.values()))
-        yield f"{what:32}{row['T']:>7,}{row['bptt']:>6}{columns}"
+OURS = {"seq/s": 7, "GFLOP/s": 8, "of sgemm": 9, "ms": 6, "MB": 6}
+THEIRS = {"PyTorch ms": 11, "MB": 6, "speed-up": 9}
+
+
+def head(machine):
+    """The lines above the table."""
+    yield ", ".join(f"{name} {value}" for name, value in machine.items() if value)
+    if not machine["pytorch"]:
+        yield "PyTorch is not installed: nothing to compare with"
+    columns = [*OURS.items(), *(THEIRS.items() if machine["pytorch"] else ())]
+    yield f"{'':27}{'steps':>6}{'bptt':>5}" + "".join(f"{name:>{width}}" for name, width in columns)
+
+
+def line(row):
+    """A row of the table."""
+    what = "LSTM alone" if row["what"] == "lstm" else f"training step, {row['what']}"
+    what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
+    figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{100 * row['of_sgemm']:.0f} %"]
+    figures += [f"{1e3 * row['ours_s']:.0f}", f"{row['ours_mb']:.0f}"]
+    if "pytorch_s" in row:
+        figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['pytorch_mb']:.0f}", f"{row['speedup']:.2f}"]
+    widths = [*OURS.values(), *THEIRS.values()]
+    columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, widths))
+    return f"{what:27}{row['T']:>6}{row['bptt']:>5}{columns}"
 
 
 if __name__ == "__main__":

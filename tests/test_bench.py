@@ -6,8 +6,9 @@ import pytest
 
 from minaux.config import UserError
 from minaux.model import Draws
+from minaux.shards import workers
 from tests import bench
-from tests.bench import Case, Child, measure, operations
+from tests.bench import Case, Child, measure, operations, peak, peaks
 
 TINY = {"N": 6, "H": 4, "L": 9}
 
@@ -37,6 +38,16 @@ def test_a_case_is_measured(what, bptt, own):
     assert 0 < row["of_sgemm"] < 1 and "pytorch_s" not in row
 
 
+def test_more_threads_than_sequences():
+    assert measure(Case("lstm", 9, 5, N=2, H=3), threads=3, rounds=1, pytorch=False)["ours_s"] > 0
+
+
+def test_memory_is_that_of_each_process_once():
+    with workers(3) as run:
+        assert 3 * peak() / 10 < peaks(run, 3) < 30 * peak()
+        assert len(dict(run(bench.own_peak, [()] * 3))) == 3
+
+
 def test_pytorch_is_timed_beside_it():
     pytest.importorskip("torch")
     row = measure(Case("r", 40, 10, **TINY), threads=1, rounds=1, pytorch=True)
@@ -55,13 +66,36 @@ def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
     monkeypatch.setattr(bench, "has_pytorch", lambda: False)
     arguments = "bench", "--rounds", 1, "--threads", 1, "--steps", 302, "--steps", 400
     text = invoke(*arguments)
-    assert text.status == 0 and "medians of 1 rounds" in text.stdout
-    assert [line[:45].split() for line in text.stdout.splitlines()[3:]] == [
+    assert text.status == 0 and "PyTorch is not installed" in text.stdout
+    assert [line[:38].split() for line in text.stdout.splitlines()[3:]] == [
         ["training", "step,", "none", "302", "10"],
         ["training", "step,", "none", "400", "10"],
     ]
     report = json.loads(invoke(*arguments, "--json").stdout)
     assert [row["T"] for row in report["rows"]] == [302, 400] and report["machine"]["threads"] == 1
+
+
+def test_a_row_of_the_table():
+    row = {"what": "r", "T": 784, "bptt": 300, "own": 0.0, "fold": True, "of_sgemm": 0.807, "speedup": 1.77}
+    row |= {"sequences_per_second": 184.2, "ours_gflops": 146, "ours_s": 0.695, "ours_mb": 674}
+    row |= {"pytorch_s": 1.291, "pytorch_mb": 849}
+    heads = list(bench.head({"cpu": "a", "pytorch": "2"}))
+    assert heads[0] == "cpu a, pytorch 2" and len(heads) == 2
+    assert bench.line(row).split() == "training step, r, folded 784 300 184 146 81 % 695 674 1291 849 1.77".split()
+    assert len(bench.line(row)) == len(heads[1]) <= 100
+
+
+def test_nothing_is_folded_where_there_is_no_pytorch(monkeypatch):
+    monkeypatch.setattr(bench, "has_pytorch", lambda: False)
+    monkeypatch.setattr(bench, "measure", lambda case, *_: case)
+    assert not any(case.fold for case in bench.bench(1)) and len(list(bench.bench(1))) > 20
+
+
+def test_a_killed_program_is_an_error_of_one_line():
+    with pytest.raises(UserError, match=r"^bench: ours \(none, .* ended: killed, for lack of memory perhaps$"):
+        with Child("ours", Case("none", 40, 10, **TINY), 1) as running:
+            running.process.kill()
+            running.step()
 
 
 def test_a_program_that_ends_is_an_error_of_one_line():

@@ -63,10 +63,12 @@ def test_a_worker_that_dies_costs_nothing_saved(sabotage, invoke, tmp_path):
     assert_same_run(died, run)
 
 
-def test_ctrl_c_goes_to_the_run_alone(sabotage, invoke, tmp_path):
-    """As from a terminal: to the whole group of processes."""
+@pytest.mark.parametrize("after", [False, True])
+def test_ctrl_c_goes_to_the_run_alone(sabotage, invoke, tmp_path, after):
+    """As from a terminal: to the whole group of processes, before or after the first batch starts the workers."""
     stopped, run = tmp_path / "stopped", tmp_path / "run"
-    interrupt = "os.setpgid(0, 0); at_call(5, train.Run, 'train_step', lambda: os.killpg(0, signal.SIGINT))"
+    act = f"lambda: os.killpg(0, signal.SIGINT), after={after}"
+    interrupt = f"os.setpgid(0, 0); at_call(1, train.Run, 'in_shards', {act})"
     ended = sabotage(interrupt, "train", *RUN, "--out", stopped)
     assert ended.status == 130 and "Traceback" not in ended.stderr
     assert invoke("train", "--resume", "--quiet", "--out", stopped).status == 0

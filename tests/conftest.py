@@ -157,3 +157,10 @@ def assert_same_run(run, other):
     clock = ("elapsed_s", "sequences_per_second")
     mine, its = ([{k: v for k, v in row.items() if k not in clock} for row in rows(r)] for r in (run, other))
     assert mine == its
+
+
+def tiny(task, folder, aux, run):
+    """The arguments that train a tiny model on `task`, whose files are in `folder`."""
+    options = "--hidden 3 --bptt 8 --aux-length 6 --batch-size 6 --epochs 1 --threads 1 --quiet".split()
+    pretraining = [] if aux == "none" else ["--pretrain-epochs", 1]
+    return ["train", "--task", task, "--data-dir", folder, "--aux", aux, *options, *pretraining, "--out", run]

@@ -11,6 +11,8 @@ import pytest
 import datasets
 from datasets import DataError, cifar10
 
+from .conftest import arrays, tiny
+
 N = 4
 RECORDS = np.random.default_rng(0).integers(0, 256, (6, N, 3073), np.uint8)
 RECORDS[:, :, 0] = np.arange(6 * N).reshape(6, N) * 7 % 10
@@ -116,3 +118,10 @@ def test_it_trains(aux, unpacked, invoke, tmp_path):
 def test_check_counts(unpacked):
     found = datasets.check("cifar10", unpacked)
     assert found == f"cifar10: {5 * N} training and {N} test sequences, 10 classes, 1,024 steps of 3 each"
+
+
+@pytest.mark.parametrize("aux", ["none", "r", "p", "rp"])
+def test_each_auxiliary_loss_trains(unpacked, invoke, aux):
+    ended = invoke(*tiny("cifar10", unpacked, aux, unpacked / "run"), "--valid", 4)
+    assert ended.status == 0 and "on 4 sequences" in ended.stdout
+    assert arrays(unpacked / "run")["params/main.We"].shape == (3, 3)  # three channels

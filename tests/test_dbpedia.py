@@ -1,6 +1,7 @@
 """DBpedia from small files in the canonical form."""
 
 import io
+import json
 import re
 import tarfile
 
@@ -10,6 +11,9 @@ import pytest
 
 import datasets
 from datasets import DataError, dbpedia
+
+from .conftest import arrays, assert_same_arrays, tiny
+from .conftest import rows as conftest_rows
 
 TRAIN = """"1","A ""B"" Ltd"," A firm, in Oslo. "
 "14","","no title"
@@ -133,3 +137,33 @@ def test_check_counts(folder):
         "dbpedia: 3 training and 2 test sequences (a part: the whole has 560,000 and 70,000), 5 of 14 classes, "
         f"7 to {len(TEXTS[2].encode())} tokens each, of 256 kinds"
     )
+
+
+@pytest.mark.parametrize("aux", ["none", "r", "p", "rp"])
+def test_each_auxiliary_loss_trains_and_resumes(folder, invoke, aux):
+    rows = [f'"{1 + i % 14}","title {i}","{"text " * (i % 9)}"\n' for i in range(40)]
+    write(folder, "".join(rows), "".join(rows[:9]))
+    whole, parts = tiny("dbpedia", folder, aux, folder / "whole"), tiny("dbpedia", folder, aux, folder / "parts")
+    ended = invoke(*whole, "--max-length", 30)
+    assert ended.status == 0 and "on 9 sequences" in ended.stdout
+    assert arrays(folder / "whole")["params/main.We"].shape == (3, 256)
+    assert invoke(*parts, "--max-length", 30, "--budget", 0).status == 0
+    assert invoke("train", "--resume", "--quiet", "--out", folder / "parts").status == 0
+    assert_same_arrays(folder / "parts", folder / "whole")
+
+
+def test_the_longest_text_is_the_users_choice(folder, invoke):
+    assert invoke(*tiny("dbpedia", folder, "none", folder / "run"), "--valid", 0).status == 0
+    assert json.loads((folder / "run" / "config.json").read_text())["max_length"] == 512
+    ended = invoke(*tiny("dbpedia", folder, "none", folder / "again"), "--max-length", 2)
+    assert ended.status == 1 and ended.stderr.startswith("Error: --max-length: 2 is out of range")
+
+
+def test_the_auxiliary_report_of_text_has_a_constant(folder, invoke):
+    rows = [f'"{1 + i % 14}","{"text " * 60}",""\n' for i in range(20)]
+    write(folder, "".join(rows), "".join(rows[:9]))
+    assert invoke(*tiny("dbpedia", folder, "p", folder / "run")).status == 0
+    [row] = [row for row in conftest_rows(folder / "run") if row.get("split") == "test"]
+    frequencies = np.array([1, 2, 1, 1]) / 5  # of e, t, x and the blank in "text text ..."
+    assert row["p_constant"] == pytest.approx(-(frequencies * np.log(frequencies)).sum(), rel=0.15)
+    assert "p_copy" not in row and "p_position_mean" not in row

@@ -13,6 +13,8 @@ from scipy.io import savemat
 import datasets
 from datasets import DataError, dogs
 
+from .conftest import arrays, tiny
+
 RED, GREEN, BLUE, GREY = (200, 10, 20), (10, 200, 20), (20, 10, 200), (90, 90, 90)
 TRAIN = {"n01-Pug/n01_1.jpg": 1, "n02-Collie/n02_1.jpg": 2, "n01-Pug/n01_2.jpg": 1, "n99-Dingo/n99_7.jpg": 120}
 TEST = {"n02-Collie/n02_3.jpg": 2, "n01-Pug/n01_9.jpg": 1}
@@ -255,3 +257,10 @@ def test_it_trains(tree, invoke, tmp_path):
     small = "--size 16 --aux r --hidden 2 --bptt 20 --aux-length 10 --epochs 1 --threads 1 --quiet".split()
     ended = invoke("train", "--task", "dogs", *small, "--data-dir", tree, "--out", tmp_path / "run")
     assert ended.status == 0 and "on 2 sequences" in ended.stdout
+
+
+@pytest.mark.parametrize("aux, size", [("none", 16), ("r", 16), ("p", 16), ("rp", 16), ("r", 128)])
+def test_each_auxiliary_loss_trains(tree, invoke, aux, size):
+    ended = invoke(*tiny("dogs", tree, aux, tree / "run"), "--size", size, "--valid", 0)
+    assert ended.status == 0 and "on 2 sequences" in ended.stdout
+    assert arrays(tree / "run")["params/classifier.W3"].shape == (120, 6)

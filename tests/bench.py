@@ -306,8 +306,8 @@ def bench(threads, rounds=5, lengths=LENGTHS):
         yield measure(case, threads, rounds, pytorch)
 
 
-OURS = {"seq/s": 7, "GFLOP/s": 8, "of sgemm": 9, "ms": 6, "MB": 6}
-THEIRS = {"PyTorch ms": 11, "MB": 6, "speed-up": 9}
+OURS = {"seq/s": 6, "GFLOP/s": 8, "of sgemm": 9, "ms": 6, "MB": 6}
+THEIRS = {"PyTorch ms": 10, "MB": 6, "speed-up": 9}
 
 
 def head(machine):
@@ -316,7 +316,7 @@ def head(machine):
     if not machine["pytorch"]:
         yield "PyTorch is not installed: nothing to compare with"
     columns = [*OURS.items(), *(THEIRS.items() if machine["pytorch"] else ())]
-    yield f"{'':27}{'steps':>6}{'bptt':>5}" + "".join(f"{name:>{width}}" for name, width in columns)
+    yield f"{'':29}{'steps':>6}{'bptt':>5}" + "".join(f"{name:>{width}}" for name, width in columns)
 
 
 def line(row):
@@ -329,7 +329,7 @@ def line(row):
         figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['pytorch_mb']:.0f}", f"{row['speedup']:.2f}"]
     widths = [*OURS.values(), *THEIRS.values()]
     columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, widths))
-    return f"{what:27}{row['T']:>6}{row['bptt']:>5}{columns}"
+    return f"{what:29}{row['T']:>6}{row['bptt']:>5}{columns}"
 
 
 if __name__ == "__main__":

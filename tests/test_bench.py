@@ -67,7 +67,7 @@ def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
     arguments = "bench", "--rounds", 1, "--threads", 1, "--steps", 302, "--steps", 400
     text = invoke(*arguments)
     assert text.status == 0 and "PyTorch is not installed" in text.stdout
-    assert [line[:38].split() for line in text.stdout.splitlines()[3:]] == [
+    assert [line[:40].split() for line in text.stdout.splitlines()[3:]] == [
         ["training", "step,", "none", "302", "10"],
         ["training", "step,", "none", "400", "10"],
     ]

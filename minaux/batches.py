@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .arrays import array_module
+
 POOL = 50  # batches whose sequences are sorted by length together
 
 
@@ -17,12 +19,16 @@ def mean_of(x, rows, tokens=None):
         counts = 1 + sum(np.bincount(x[i], minlength=tokens) for i in rows)
         return np.log(counts / counts.sum())
     some = (rows[i : i + 1000] for i in range(0, len(rows), 1000))  # all at once would be copied
-    return sum(scaled(x[part], "float64").sum(0) for part in some) / len(rows)
+    mean = sum(x[part].sum(0, dtype="float64") for part in some) / len(rows)
+    return mean / 255 if x.dtype == np.uint8 else mean
 
 
 def scaled(x, dtype):
     """Numbers: a byte v stands for v/255, floats for themselves."""
-    return x.astype(dtype) / 255 if x.dtype == np.uint8 else x.astype(dtype)
+    numbers = x.astype(dtype)
+    if x.dtype == np.uint8:
+        numbers /= 255
+    return numbers
 
 
 def of_an_epoch(rng, rows, lengths, size):
@@ -48,3 +54,18 @@ def take(x, rows):
     for n, i in enumerate(rows):
         out[n, T - len(x[i]) :] = x[i]
     return out
+
+
+def on_shard(function, params, x, y, draws, dtype, padding, options):
+    """function(params, x, y, draws, **options) on one shard: x `[n, T, D]` or `[n, T]` on the host becomes
+    `[T, D, n]` numbers or `[T, n]` tokens on the device of `params`; `padding [n]` (or None) is how many steps
+    at the front are none of the sequence's."""
+    xp = array_module(next(iter(params.values())))
+    steps = np.ascontiguousarray(np.moveaxis(x, 0, -1))  # while they are bytes
+    steps = scaled(steps, dtype) if x.ndim == 3 else steps.astype("int64")
+    if padding is not None:
+        options = {**options, "mask": xp.asarray((np.arange(len(steps))[:, None] >= padding).astype(dtype))}
+    masks = {name: xp.asarray(mask) for name, mask in draws.masks.items()}
+    draws = draws._replace(masks=masks, truth=None if draws.truth is None else xp.asarray(draws.truth))
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `Run.working`: this may be another process
+        return function(params, xp.asarray(steps), None if y is None else xp.asarray(y), draws, **options)

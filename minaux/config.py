@@ -17,6 +17,8 @@ PRESETS = {
     "quick": {"pretrain_epochs": 1, "epochs": 3},
     "paper": {"pretrain_epochs": 20, "epochs": 100, "aux_length": 600, "valid": 0},
 }
+# What some tasks set, beneath the options the user gives.
+TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}
 # `--resume` takes all other options from the run's config.json.
 CHANGEABLE = ("epochs", "budget", "quiet", "data_dir")
 
@@ -74,9 +76,7 @@ def build(given, cores):
     """
     preset = {"preset": "quick", **given}["preset"]
     defaults = {"bptt": 300, "aux_length": 300, "threads": min(cores, 256), **PRESETS[preset]}
-    defaults |= {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}}.get(given.get("task"), {})
-    if given.get("task") == "dbpedia":
-        defaults["max_length"] = 512
+    defaults |= TASKS.get(given.get("task"), {})
     if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
         defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
     defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]

@@ -20,23 +20,6 @@ from . import arrays, batches, evaluation, initial, model, optim, report, shards
 from .checkpoint import RunDirectory, State
 from .config import UserError
 
-
-def on_shard(function, params, x, y, draws, dtype, padding, options):
-    """function(params, x, y, draws, **options) on one shard: x `[n, T, D]` or `[n, T]` on the host becomes
-    `[T, D, n]` numbers or `[T, n]` tokens on the device of `params`; `padding [n]` (or None) is how many steps
-    at the front are none of the sequence's."""
-    xp = arrays.array_module(next(iter(params.values())))
-    steps = np.moveaxis(x, 0, -1)
-    steps = batches.scaled(steps, dtype) if x.ndim == 3 else steps.astype("int64")
-    if padding is not None:
-        options = {**options, "mask": xp.asarray((np.arange(len(steps))[:, None] >= padding).astype(dtype))}
-    masks = {name: xp.asarray(mask) for name, mask in draws.masks.items()}
-    draws = draws._replace(masks=masks, truth=None if draws.truth is None else xp.asarray(draws.truth))
-    x, y = xp.asarray(np.ascontiguousarray(steps)), None if y is None else xp.asarray(y)
-    with np.errstate(over="ignore", invalid="ignore"):  # as in `Run.working`: this may be another process
-        return function(params, x, y, draws, **options)
-
-
 VALIDATION_SEED = 0  # the same split whatever --seed is
 ROW_EVERY, SAVE_EVERY_S = 10, 60
 
@@ -128,7 +111,7 @@ class Run:
             truth = None if draws.truth is None else draws.truth[:, :, columns]
             mine = x[columns], None if y is None else y[columns], draws._replace(truth=truth), dtype
             parts.append((function, params, *mine, None if padding is None else padding[columns], options))
-        return self.workers(on_shard, parts)
+        return self.workers(batches.on_shard, parts)
 
     def loss_and_grads(self, state, step):
         """The batch of `step`: its losses and gradients, its row of metrics.jsonl, its number of sequences."""

@@ -153,7 +153,7 @@ def their_step(case, threads):
 
 
 @functools.lru_cache
-def layer(T, H, n):
+def lstm_inputs(T, H, n):
     """A layer's inputs, states, weights and the gradient of its last h, for n sequences."""
     r = np.random.default_rng(0)
     shapes = (T, D, n), (4 * H, D), (4 * H, H), (4 * H, 1)
@@ -163,7 +163,7 @@ def layer(T, H, n):
 
 def lstm(case, n):
     """Forward and backward of a layer on n sequences: dWx, dWh, db."""
-    x, zeros, weights, dh_last = layer(case.T, case.H, n)
+    x, zeros, weights, dh_last = lstm_inputs(case.T, case.H, n)
     cut = case.T - case.K
     _, _, cache = lstm_forward(x[cut:], *lstm_advance(x[:cut], zeros, zeros, *weights), *weights)
     return lstm_backward(None, dh_last, None, cache)[3:]

@@ -14,9 +14,14 @@ def rng(seed, stream, step=0):
     return np.random.default_rng([seed, stream, step])
 
 
+def on_gpu(a):
+    """Whether the array `a` lies on the GPU."""
+    return not isinstance(a, np.ndarray)
+
+
 def array_module(a):
     """The module that `a` belongs to: numpy, or cupy (which is then imported already)."""
-    return np if isinstance(a, np.ndarray) else sys.modules["cupy"]
+    return sys.modules["cupy"] if on_gpu(a) else np
 
 
 def backend(device):

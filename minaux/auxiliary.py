@@ -15,8 +15,9 @@ softmax cross-entropy.
 
 from typing import Any, NamedTuple
 
-from .arrays import array_module
-from .lstm import TOGETHER, add_layer_grads, layer_weights, lstm_backward, lstm_begin, lstm_step
+from . import kernels
+from .arrays import array_module, on_gpu
+from .lstm import TOGETHER, add_layer_grads, layer_weights, lstm_backward, lstm_begin, lstm_forward, lstm_step
 from .ops import (
     mlp_backward,
     mlp_forward,
@@ -32,10 +33,10 @@ class Window(NamedTuple):
     """S steps of an auxiliary head."""
 
     loss: Any
-    own: Any  # [D, N] the last output, as an input (tokens: [N]); None where the truth alone is fed
-    y: list  # S outputs [D, N]; for tokens [V, N]
-    bottom: Any  # LSTMCache
-    top: Any  # LSTMCache
+    own: Any  # [D, N] the last output, as an input (tokens: [N])
+    y: list  # the outputs, in blocks of some steps [., D, N]; for tokens [., V, N]
+    bottom: Any  # LSTMCache, as top's; on the GPU KernelCache
+    top: Any
     embedding: Any  # of bottom's inputs, for `add_layer_grads`; None if they have none
     heads: list  # (t0, t1, cache, dy) of the MLP at steps t0 ... t1-1 side by side: dy [D, (t1-t0) N]
 
@@ -50,31 +51,43 @@ def window_forward(params, name, x, targets, state, scale, truth=None, own=None)
 
     x, targets `[S, D, N]`, or tokens `[S, N]`. Scheduled sampling (Bengio et al. 2015): where `truth [S, N]`
     is False, a step reads the head's own previous output instead of x (the window's first step: `own`).
-    What is fed is a constant: no gradient passes through it. Where no step can need it (truth is None), the
-    MLP answers several steps at once, side by side as columns.
+    What is fed is a constant: no gradient passes through it. Where no step can need it (truth is None), each
+    layer runs over all steps before the next, and the MLP answers several steps at once, side by side as
+    columns.
     """
-    xp = array_module(targets)
     weights, embedding = layer_weights(params, f"{name}.bottom")
-    bottom = lstm_begin(len(x), *state[0], *weights, tokens=x.ndim == 2)
-    top = lstm_begin(len(x), *state[1], *layer_weights(params, f"{name}.top")[0])
-    loss, ys, heads, N = 0, [], [], x.shape[-1]
-    for t0, t1 in cut(len(x), TOGETHER):
-        one_step = []
-        for t in range(t0, t1):
-            fed = x[t] if truth is None else xp.where(truth[t], x[t], own)
-            h = lstm_step(t, lstm_step(t, fed, bottom), top)
-            if truth is not None:
-                y, head = mlp_forward(h, params, f"{name}.head")
+    bottom, top = (*state[0], *weights), (*state[1], *layer_weights(params, f"{name}.top")[0])
+    answers = []  # (t0, t1, outputs, cache) of the MLP at steps t0 ... t1-1 side by side
+    if truth is None:
+        _, _, bottom = lstm_forward(x, *bottom)
+        _, _, top = lstm_forward(bottom.h[1:], *top)
+        for t0, t1 in cut(len(x), 0 if on_gpu(x) else TOGETHER):
+            answers.append((t0, t1, *mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, f"{name}.head")))
+    elif on_gpu(x) and kernels.decodes(x, state[0][0]):
+        head = [params[f"{name}.head.{w}"] for w in ("W1", "b1", "W2", "b2", "W3", "b3")]
+        bottom, top, *answer = kernels.decode(x, truth, own, bottom, top, head)
+        answers.append((0, len(x), *answer))
+    else:
+        bottom, top = (
+            lstm_begin(len(x), *layer, tokens=ids) for layer, ids in ((bottom, x.ndim == 2), (top, False))
+        )
+        xp = array_module(x)
+        for t0, t1 in cut(len(x), TOGETHER):
+            one_step = []
+            for t in range(t0, t1):
+                h = lstm_step(t, lstm_step(t, xp.where(truth[t], x[t], own), bottom), top)
+                y, cache = mlp_forward(h, params, f"{name}.head")
                 own = y if targets.ndim == 3 else y.argmax(0)
-                one_step.append([y, *head])
-        if truth is None:
-            y, head = mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, f"{name}.head")
-        else:
-            y, *head = (xp.concatenate(arrays, axis=1) for arrays in zip(*one_step))
+                one_step.append([y, *cache])
+            y, *cache = (xp.concatenate(arrays, axis=1) for arrays in zip(*one_step))
+            answers.append((t0, t1, y, cache))
+    loss, ys, heads = 0, [], []
+    for t0, t1, y, cache in answers:
         some, dy = output_loss(y, side_by_side(targets[t0:t1]), scale)
         loss = loss + some
-        ys += list(one_by_one(y, N))
-        heads.append((t0, t1, head, dy))
+        ys.append(one_by_one(y, x.shape[-1]))
+        heads.append((t0, t1, cache, dy))
+    own = ys[-1][-1] if targets.ndim == 3 else ys[-1][-1].argmax(0)
     return Window(loss, own, ys, bottom, top, embedding, heads)
 
 
@@ -100,7 +113,7 @@ def one_by_one(a, N):
 def window_backward(window, params, grads, name):
     """Add the window's gradients into `grads`. Returns dx `[S, D, N]`, and dh, dc `[H, N]` of the bottom
     layer's initial state."""
-    dh = array_module(window.top.s).empty_like(window.top.h[1:])  # [S, H, N]
+    dh = array_module(window.top.h).empty_like(window.top.h[1:])  # [S, H, N]
     for t0, t1, head, dy in window.heads:
         dh[t0:t1] = one_by_one(mlp_backward(dy, head, params, grads, f"{name}.head"), dh.shape[2])
     dh, _, _, *dweights = lstm_backward(dh, None, None, window.top)  # dh [S, H, N], now of bottom's h
@@ -141,16 +154,16 @@ def reconstruct(params, x, a, L, K, h, c, scale, truth=None, grads=None):
                 dh, dc = dh0, dc0
         state, own = window.state, window.own
         ys += window.y
-        fed += list(window.bottom.s[:-1, len(h) + 1 :].copy() if x.ndim == 3 else window.bottom.tokens)
+        fed.append(window.bottom.inputs.copy())
         del window  # or it would stay while the next one runs
-    return Reconstruction(loss, dh, dc, xp.stack(ys), xp.stack(fed))
+    return Reconstruction(loss, dh, dc, xp.concatenate(ys), xp.concatenate(fed))
 
 
 def predict(params, x, a, L, K, h, scale, grads=None):
     """p: from the main states h `[L, H, N]` after steps a ... a+L-1, answer with x[a+1] ... x[a+L].
 
     Yields, window by window, (t0, t1, loss, dh `[t1-t0, H, N]`, y): the window reads the states after steps
-    a+t0 ... a+t1-1, and dh is the gradient that enters them (None without a backward pass).
+    a+t0 ... a+t1-1, dh is the gradient that enters them (None without a backward pass), y the outputs in blocks.
     """
     xp = array_module(h)
     zeros = xp.zeros_like(h[0])

@@ -28,7 +28,8 @@ Truncated BPTT needs no code here: run `lstm_backward` on the steps that a gradi
 
 from typing import Any, NamedTuple
 
-from .arrays import array_module
+from . import kernels
+from .arrays import array_module, on_gpu
 from .ops import embedding_backward, embedding_forward
 
 
@@ -53,6 +54,11 @@ class LSTMCache(NamedTuple):
         """As h, the cell states."""
         return self.gates[:, self.gates.shape[1] // 5 * 4 :]
 
+    @property
+    def inputs(self):
+        """What was read: `[S, D, N]`, or tokens `[S, N]`."""
+        return self.s[:-1, self.h.shape[1] + 1 :] if self.tokens is None else self.tokens
+
     def steps(self, t0, t1):
         """The cache of steps t0 ... t1-1 alone, as views."""
         tokens, mask = (a if a is None else a[t0:t1] for a in (self.tokens, self.mask))
@@ -61,6 +67,8 @@ class LSTMCache(NamedTuple):
 
 def lstm_begin(S, h0, c0, Wx, Wh, b, tokens=False, mask=None):
     """The empty cache of S steps from the state h0, c0 `[H, N]`; `lstm_step` fills it step by step."""
+    if on_gpu(h0):
+        return kernels.lstm_begin(S, h0, c0, Wx, Wh, b, tokens, mask)
     xp, (H, N), dtype = array_module(h0), h0.shape, h0.dtype
     half = xp.full((4 * H, 1), 0.5, dtype)
     half[3 * H :] = 1  # g is a tanh already
@@ -95,6 +103,8 @@ def lstm_cell(cache, s, gates, h_next, c_next, token=None):
 
 def lstm_step(t, x_t, cache):
     """Step t of a begun sequence: x_t `[D, N]` (or tokens `[N]`) to h[t] `[H, N]`, which stays in the cache."""
+    if isinstance(cache, kernels.KernelCache):
+        return kernels.lstm_step(t, x_t, cache)
     H, token = cache.gates.shape[1] // 5, None
     if cache.tokens is None:
         cache.s[t, H + 1 :] = x_t
@@ -114,6 +124,8 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, mask=None):
     x `[S, D, N]` or tokens `[S, N]`; h0, c0 `[H, N]`; Wx `[4H, D]` (tokens: `[4H, V]`); Wh `[4H, H]`;
     b `[4H, 1]`. Returns the states h `[S+1, H, N]`, c `[S+1, H, N]` (slot 0 the initial ones) and the cache.
     """
+    if on_gpu(h0):
+        return kernels.lstm_forward(x, h0, c0, Wx, Wh, b, mask)
     cache = lstm_begin(len(x), h0, c0, Wx, Wh, b, x.ndim == 2, mask)
     for t in range(len(x)):
         lstm_step(t, x[t], cache)
@@ -122,6 +134,8 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, mask=None):
 
 def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     """The last state (h `[H, N]`, c `[H, N]`) of `lstm_forward`, with nothing else kept on the way."""
+    if on_gpu(h0):
+        return kernels.lstm_advance(x, h0, c0, Wx, Wh, b, mask)
     H, tokens = len(h0), x.ndim == 2
     cache = lstm_begin(0, h0, c0, Wx, Wh, b, tokens)
     s, gates = cache.s[0], cache.gates[0]
@@ -147,6 +161,8 @@ def lstm_backward(dh, dh_last, dc_last, cache):
     `[H, N]` enter the last state besides (None: zero). Returns dx `[S, D, N]` (None for tokens), dh0, dc0
     `[H, N]`, dWx, dWh, db.
     """
+    if isinstance(cache, kernels.KernelCache):
+        return kernels.lstm_backward(dh, dh_last, dc_last, cache)
     s, gates, W, tokens = cache.s, cache.gates, cache.W, cache.tokens
     xp, S, H, N, dtype = array_module(s), len(s) - 1, len(W) // 4, s.shape[2], s.dtype
     dh_t = xp.zeros_like(s[0, :H]) if dh_last is None else dh_last  # [H, N]

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 import cli
 import datasets
+from minaux.arrays import backend
 
 # The same examples every time, and no deadlines: machines differ.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40, database=None)
@@ -31,6 +32,11 @@ class Ended(NamedTuple):
     status: int
     stdout: str
     stderr: str
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and backend("auto")[1] != "gpu":
+        pytest.skip("no GPU here")
 
 
 @pytest.fixture(scope="session")

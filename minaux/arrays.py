@@ -15,8 +15,8 @@ def rng(seed, stream, step=0):
 
 
 def on_gpu(a):
-    """Whether the array `a` lies on the GPU."""
-    return not isinstance(a, np.ndarray)
+    """Whether the array (or NumPy's scalar) `a` is on the GPU."""
+    return not isinstance(a, (np.ndarray, np.generic))
 
 
 def array_module(a):
@@ -45,7 +45,13 @@ def backend(device):
 
 def to_host(a):
     """A NumPy array with the values of `a`."""
-    return a if isinstance(a, np.ndarray) else a.get()
+    return a.get() if on_gpu(a) else a
+
+
+def wait_for(xp):
+    """Until the device has done what it was given: a GPU works while Python goes on."""
+    if xp is not np:
+        xp.cuda.Device().synchronize()
 
 
 def keep_freed_memory():

@@ -61,11 +61,16 @@ def on_shard(function, params, x, y, draws, dtype, padding, options):
     `[T, D, n]` numbers or `[T, n]` tokens on the device of `params`; `padding [n]` (or None) is how many steps
     at the front are none of the sequence's."""
     xp = array_module(next(iter(params.values())))
-    steps = np.ascontiguousarray(np.moveaxis(x, 0, -1))  # while they are bytes
+    steps = x.swapaxes(0, 1)  # [T, n, D] or [T, n], which is how they lie on a GPU
+    if x.ndim == 3 and xp is np:
+        steps = steps.swapaxes(1, 2)  # [T, D, n]
+    steps = xp.asarray(np.ascontiguousarray(steps))  # while they are bytes
     steps = scaled(steps, dtype) if x.ndim == 3 else steps.astype("int64")
+    if x.ndim == 3 and xp is not np:
+        steps = steps.swapaxes(1, 2)
     if padding is not None:
         options = {**options, "mask": xp.asarray((np.arange(len(steps))[:, None] >= padding).astype(dtype))}
     masks = {name: xp.asarray(mask) for name, mask in draws.masks.items()}
     draws = draws._replace(masks=masks, truth=None if draws.truth is None else xp.asarray(draws.truth))
     with np.errstate(over="ignore", invalid="ignore"):  # as in `Run.working`: this may be another process
-        return function(params, xp.asarray(steps), None if y is None else xp.asarray(y), draws, **options)
+        return function(params, steps, None if y is None else xp.asarray(y), draws, **options)

@@ -17,15 +17,15 @@ def rmsprop(params, grads, v, lr, decay=0.9, epsilon=1e-8):
 
 
 def global_norm(grads):
-    """The Euclidean norm of all gradients together, as a float; NaN or infinite if any of them is."""
-    return math.sqrt(sum(float((g.astype("float64") ** 2).sum()) for g in grads.values()))
+    """The Euclidean norm of all gradients together, a float64 where they are; NaN or infinite if any of them is."""
+    total = sum((g.astype("float64") ** 2).sum() for g in grads.values())
+    return array_module(total).sqrt(total)
 
 
 def clip(grads, norm, limit):
     """Scale the gradients, whose global norm is `norm`, so that it is at most `limit` (0: leave them)."""
-    if limit and norm > limit:
-        for g in grads.values():
-            g *= limit / norm
+    for g in grads.values() if limit else ():
+        g *= (limit / array_module(norm).maximum(norm, limit)).astype(g.dtype)
 
 
 def learning_rate(lr, schedule, step, steps):

@@ -2,6 +2,7 @@
 
 import time
 
+from .arrays import wait_for
 from .windows import direct_credit, fit_length
 
 
@@ -74,13 +75,15 @@ def estimate(run, state):
     for begin, end in (0, run.pretrain_steps), (run.pretrain_steps, run.total_steps):
         if state.step < end and not run.stop:
             begin = max(begin, state.step)
-            seconds += (end - begin) * elapsed(run.loss_and_grads, state, begin)
-    batch = elapsed(run.evaluate, state.params, run.task.x_test, run.task.y_test, rows)
+            seconds += (end - begin) * elapsed(run, run.loss_and_grads, state, begin)
+    batch = elapsed(run, run.evaluate, state.params, run.task.x_test, run.task.y_test, rows)
     epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
     return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size
 
 
-def elapsed(work, *args):
+def elapsed(run, work, *args):
+    wait_for(run.xp)
     began = time.monotonic()
     work(*args)
+    wait_for(run.xp)
     return time.monotonic() - began

@@ -134,7 +134,7 @@ class Run:
             for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):
                 for name in its:
                     mine[name] = mine[name] + its[name]
-        losses = {name: float(loss) for name, loss in total.losses.items()}
+        losses = total.losses
         row = {
             "phase": "pretrain" if pretraining else "joint",
             "loss_supervised": None if pretraining else losses["supervised"],
@@ -142,23 +142,32 @@ class Run:
             **{f"grad_norm_{kind}": optim.global_norm({"Wh": dWh}) for kind, dWh in total.dWh.items()},
             "fed_truth": 1 - own if "r" in cfg.aux else None,
         }
-        return losses, total.grads, row, len(rows)
+        return losses, total.grads, row, len(rows)  # losses and norms are still where the gradients are
 
     def train_step(self, state):
         """One update of `state`, in place. Returns the batch's row and number of sequences.
 
-        Raises UserError if the loss or a gradient is not finite.
+        Raises UserError if the loss or a gradient is not finite. A GPU is not waited for until a row is due: the
+        batches between have None for theirs. What is not finite spreads to all later losses.
         """
         cfg, step = self.cfg, state.step
         losses, grads, row, n = self.loss_and_grads(state, step)
         norm = optim.global_norm(grads)
-        if not np.isfinite([norm, *losses.values()]).all():
-            self.fail(f"the loss or its gradient is not finite at step {step + 1}")
+        if self.device == "cpu" or self.row_is_due(step + 1):
+            row = {name: value if value is None or name == "phase" else float(value) for name, value in row.items()}
+            if not np.isfinite([float(norm), *map(float, losses.values())]).all():
+                self.fail(f"the loss or its gradient is not finite at step {step + 1}")
+        else:
+            row = None
         optim.clip(grads, norm, cfg.clip)
         lr = optim.learning_rate(cfg.lr, cfg.lr_schedule, step, cfg.schedule_steps["lr"])
         optim.rmsprop(state.params, grads, state.v, lr)
         state.step += 1
         return row, n
+
+    def row_is_due(self, step):
+        """Whether metrics.jsonl gets a row at this step."""
+        return step % ROW_EVERY == 0 or step % self.steps_per_epoch == 0
 
     def fail(self, what):
         raise UserError(
@@ -285,15 +294,15 @@ class Run:
                 bar.set_description("pretrain" if state.step < self.pretrain_steps else "joint", refresh=False)
                 now = time.monotonic()
                 row, n = self.train_step(state)
-                took = time.monotonic() - now
-                seconds += took
+                seconds += time.monotonic() - now
                 sequences += n
-                if state.step % ROW_EVERY == 0 or state.step % self.steps_per_epoch == 0:
+                rate = sequences / seconds
+                if row is not None:
+                    bar.set_postfix_str(report.progress(row, rate), refresh=False)
+                if self.row_is_due(state.step):
                     state.elapsed_s = earlier + time.monotonic() - began
-                    rate = sequences / seconds
                     self.write_row(state, kind="train", **row, sequences_per_second=round(rate, 1))
                     sequences, seconds = 0, 0.0
-                bar.set_postfix_str(report.progress(row, n / took), refresh=False)
                 bar.update()
 
     @contextlib.contextmanager

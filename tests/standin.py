@@ -177,5 +177,6 @@ def cupy():
     module = types.ModuleType("cupy")
     module.asarray, module.empty, module.RawModule = asarray, empty, RawModule
     module.empty_like = lambda a: empty(a.shape, a.dtype)
+    module.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(synchronize=lambda: None))
     module.__getattr__ = lambda name: on_device(getattr(np, name))
     return module

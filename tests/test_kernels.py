@@ -8,11 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from minaux import kernels, lstm
+import datasets
+from minaux import config, kernels, lstm
 from minaux.evaluation import evaluate
 from minaux.initial import Sizes, parameter_shapes
 from minaux.model import draw, loss_and_grads
+from minaux.train import Run
 from tests import standin
+from tests.conftest import arrays, rows
 from tests.strategies import padding, random_batch
 
 
@@ -169,3 +172,49 @@ def test_the_source_compiles_for_gpus(tmp_path, architecture, real):
     assert told.returncode == 0, told.stderr
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", told.stderr)]
     assert len(spilled) == 5 and max(spilled) < 64
+
+
+def test_a_run_on_the_gpu_is_that_on_the_cpu_and_does_not_wait_for_every_batch(xp, tmp_path, monkeypatch):
+    r = np.random.default_rng(0)
+    x, y = r.integers(0, 256, (70, 8, 2)).astype(np.uint8), r.integers(0, 3, 70)
+    task = datasets.Task(x, y, x, y, classes=3)
+    given = {"task": "mnist", "aux": "rp", "hidden": 5, "bptt": 5, "aux_length": 4, "pretrain_epochs": 1}
+    given |= {"epochs": 1, "batch_size": 6, "valid": 10, "quiet": True, "threads": 1}
+    found, returned = {}, []
+    for device in "gpu", "cpu":
+        run = Run(config.build({**given, "device": device}, 1), task, tmp_path / device)
+        step = run.train_step
+
+        def spied(state, step=step):
+            before = len(standin.transfers)
+            row, n = step(state)
+            returned.append((row is None, len(standin.transfers) - before))
+            return row, n
+
+        run.train_step = spied
+        found[device] = run.train(run.new_state()), rows(tmp_path / device), arrays(tmp_path / device)
+        if device == "gpu":
+            assert [waited for free, waited in returned if free] == [0] * 18  # rows at steps 10 and 20
+            returned.clear()
+    (gpu, gpu_rows, gpu_arrays), (cpu, cpu_rows, cpu_arrays) = found["gpu"], found["cpu"]
+    assert (gpu["device"], cpu["device"]) == ("gpu", "cpu") and gpu["steps"] == cpu["steps"]
+    assert [row["step"] for row in gpu_rows] == [row["step"] for row in cpu_rows]
+    for mine, other in zip(gpu_rows, cpu_rows):
+        clocks = {"elapsed_s", "sequences_per_second"}
+        mine, other = ({k: v for k, v in row.items() if k not in clocks} for row in (mine, other))
+        numbers = {k: pytest.approx(v, rel=1e-2, abs=1e-4) if isinstance(v, float) else v for k, v in other.items()}
+        assert mine == numbers
+    for name in gpu_arrays:
+        np.testing.assert_allclose(gpu_arrays[name], cpu_arrays[name], rtol=0.02, atol=2e-3)
+
+
+def test_without_a_gpu_there_is_one_clear_line(monkeypatch, invoke, tmp_path):
+    class NoDriver:
+        def __getattr__(self, name):
+            raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
+
+    for module in None, NoDriver():
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        ended = invoke("train", "--task", "mnist", "--size", 14, "--device", "gpu", "--out", tmp_path / "run")
+        assert ended.status == 1 and ended.stderr.count("\n") == 1 and "--device gpu: CuPy" in ended.stderr
+        assert not (tmp_path / "run").exists()

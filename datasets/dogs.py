@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import files
-from .task import DataError, Task, brief
+from .task import DataError, Task, brief, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dogs"
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -65,12 +65,13 @@ def task(records, splits):
 
 
 def read_lists(folder):
-    """[{picture's path below Images/: its label, 1 to 120}] of training and test."""
+    """[{picture's path below Images/: its label, 1 to 120}] of training and test, each mixed."""
     found = {name: read_list(data, place) for name, place, data in files.read(folder, LISTS, SPLITS)}
     both = found[SPLITS[0]].keys() & found[SPLITS[1]].keys()
     if both:
         raise DataError(f"{folder}: {' and '.join(SPLITS)} both list {min(both)}: restore them")
-    return [found[name] for name in SPLITS]
+    listed = [list(found[name].items()) for name in SPLITS]
+    return [dict(entries[i] for i in mixed(len(entries))) for entries in listed]
 
 
 def read_list(data, place):

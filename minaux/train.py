@@ -62,7 +62,7 @@ class Run:
             raise UserError(f"--valid: {valid} leaves none of the {n} training sequences to train on")
         cfg.valid = valid
         order = np.random.default_rng(VALIDATION_SEED).permutation(n)
-        self.train_rows, self.valid_rows = np.sort(order[valid:]), np.sort(order[:valid])[: cfg.limit_test]
+        self.train_rows, self.valid_rows = np.sort(order[valid:]), np.sort(order[:valid][: cfg.limit_test])
         self.test_rows = np.arange(len(task.y_test))[: cfg.limit_test]
         self.mean = self.xp.asarray(batches.mean_of(task.x_train, self.train_rows, task.tokens).astype(cfg.dtype))
 

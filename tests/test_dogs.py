@@ -12,6 +12,7 @@ from scipy.io import savemat
 
 import datasets
 from datasets import DataError, dogs
+from datasets.task import mixed
 
 from .conftest import arrays, tiny
 
@@ -50,6 +51,11 @@ def load(tree, size=16):
     return datasets.load("dogs", size, tree)
 
 
+def listed(rows):
+    """In the order of the list."""
+    return rows[np.argsort(mixed(len(rows)))]
+
+
 def near(pixels, colour):
     """JPEG changes colours a little."""
     return np.abs(pixels.astype(int) - colour).max() <= 4
@@ -60,21 +66,31 @@ def test_pictures_are_scaled_whole(tree, size):
     task = load(tree, size)
     assert task.x_train.shape == (4, size * size, 3) and task.x_test.shape == (2, size * size, 3)
     assert task.x_train.dtype == task.x_test.dtype == np.uint8
-    assert task.y_train.tolist() == [0, 1, 0, 119] and task.y_test.tolist() == [1, 0]
+    assert listed(task.y_train).tolist() == [0, 1, 0, 119] and listed(task.y_test).tolist() == [1, 0]
     assert task.y_train.dtype == np.int64 and task.classes == 120 and task.tokens is None
-    grey, left_right, monochrome, above_below = task.x_train.reshape(4, size, size, 3)
+    grey, left_right, monochrome, above_below = listed(task.x_train).reshape(4, size, size, 3)
     half = size // 2
     assert near(grey, GREY) and near(monochrome, GREY)
     assert near(left_right[:, : half - 1], RED) and near(left_right[:, half + 2 :], BLUE)
     assert near(above_below[: half - 1], RED) and near(above_below[half + 2 :], BLUE)
-    assert near(task.x_test[0], GREEN) and near(task.x_test[1], GREY)
+    assert near(listed(task.x_test)[0], GREEN) and near(listed(task.x_test)[1], GREY)
 
 
 def test_scaling_averages_over_what_a_pixel_covers(tree):
     lines = np.zeros((320, 320, 3), np.uint8)
     lines[:, ::2] = 255
     Image.fromarray(lines).save(tree / "Images" / "n01-Pug/n01_1.jpg", "PNG")
-    assert near(load(tree).x_train[0], (128, 128, 128))
+    assert near(listed(load(tree).x_train)[0], (128, 128, 128))
+
+
+def test_the_first_pictures_are_of_many_breeds(tree):
+    """The lists are sorted by breed."""
+    for path, split in (tree / "train_list.mat", TRAIN), (tree / "test_list.mat", TEST):
+        entries = {f"n{label:03}/{split is TEST}{i}.jpg": label for label in range(1, 121) for i in range(2)}
+        save_list(path, entries)
+    first = [list(split.values())[:60] for split in dogs.read_lists(tree)]
+    assert all(len(set(labels)) > 40 and max(labels) > 100 for labels in first)
+    assert dogs.read_lists(tree) == dogs.read_lists(tree)
 
 
 def test_the_default_size_is_128(tree):

@@ -119,6 +119,12 @@ def test_split_is_by_a_fixed_seed_and_keeps_the_last_partial_batch(tmp_path):
     assert len(Run(options(valid=0), task, tmp_path).train_rows) == 107
 
 
+def test_a_limited_validation_takes_rows_from_everywhere(tmp_path):
+    """The lowest ones would be of the first class, where the rows are sorted by class."""
+    valid = Run(options(valid=50, limit_test=10), toy(n=100), tmp_path).valid_rows
+    assert len(valid) == 10 and (np.diff(valid) > 0).all() and valid.max() >= 50
+
+
 def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):
     run = Run(options(batch_size=10, dropconnect=0.0), toy(n=107), tmp_path / "run")
     state, seen = run.new_state(), []

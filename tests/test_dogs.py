@@ -1,7 +1,10 @@
 """Stanford Dogs from a small tree in the canonical layout."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -149,30 +152,70 @@ def python_objects(path):
     np.save(path, np.array([{}], object), allow_pickle=True)
 
 
+@pytest.mark.parametrize("harm", [cut, empty, python_objects])
+@pytest.mark.parametrize("reader", [load, lambda tree: datasets.check("dogs", tree)], ids=["load", "check"])
+def test_what_is_kept_and_damaged_is_named(harm, reader, tree):
+    load(tree)
+    harm(tree / "pixels-16.npy")
+    with pytest.raises(DataError, match=rf"{re.escape(str(tree))}/pixels-16.npy is damaged .*: delete it") as error:
+        reader(tree)
+    assert "\n" not in str(error.value)
+
+
 def other_size(path):
-    records = np.zeros(6, dogs.record(17))
-    records["label"] = np.load(path)["label"]
-    np.save(path, records)
+    np.save(path, np.zeros(6, dogs.record(17)))
 
 
-def other_labels(path):
-    records = np.load(path)
-    records["label"][5] = 77
-    np.save(path, records)
+def earlier_form(path):
+    np.save(path, np.zeros(6, [("label", "u1"), ("pixels", "u1", (256, 3))]))
 
 
 def fewer(path):
     np.save(path, np.load(path)[:-1])
 
 
-@pytest.mark.parametrize("harm", [cut, empty, python_objects, other_size, other_labels, fewer])
-@pytest.mark.parametrize("reader", [load, lambda tree: datasets.check("dogs", tree)], ids=["load", "check"])
-def test_what_is_kept_is_checked(harm, reader, tree):
+def other_names(path):
+    """The labels are the same, the pictures are not."""
+    others = {name.replace("n01_1", "n01_8"): label for name, label in TRAIN.items()}
+    Image.new("RGB", (20, 20), GREEN).save(path.parent / "Images" / "n01-Pug/n01_8.jpg", "PNG")
+    save_list(path.parent / "train_list.mat", others)
+
+
+def other_order(path):
+    """Of two pictures of one breed."""
+    first, second, third, *rest = TRAIN.items()
+    save_list(path.parent / "train_list.mat", dict([third, second, first, *rest]))
+
+
+def other_labels(path):
+    save_list(path.parent / "test_list.mat", dict.fromkeys(TEST, 77))
+
+
+@pytest.mark.parametrize("harm", [other_size, earlier_form, fewer, other_names, other_order, other_labels])
+def test_what_is_kept_of_other_lists_is_made_anew(harm, tree):
     load(tree)
     harm(tree / "pixels-16.npy")
-    with pytest.raises(DataError, match=rf"{re.escape(str(tree))}/pixels-16.npy is .*: delete it") as error:
-        reader(tree)
-    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="pixels-16.npy is of other pictures or lists than are here: delete it"):
+        datasets.check("dogs", tree)
+    task = load(tree)
+    (tree / "pixels-16.npy").unlink()
+    expected = load(tree)
+    assert all((getattr(task, name) == getattr(expected, name)).all() for name in task._fields[:4])
+
+
+def test_check_notices_pixels_that_were_overwritten(tree):
+    load(tree, 20)
+    path = tree / "pixels-20.npy"
+    path.write_bytes(path.read_bytes()[:-5] + b"\7" * 5)
+    with pytest.raises(DataError, match=r"pixels-20.npy is damaged \(its SHA-256 is another\): delete it"):
+        datasets.check("dogs", tree)
+
+
+def test_check_notices_a_picture_that_was_replaced(tree):
+    load(tree)
+    Image.new("RGB", (50, 30), GREEN).save(tree / "Images" / "n01-Pug" / "n01_9.jpg", "JPEG")
+    with pytest.raises(DataError, match="pixels-16.npy is of other pictures or lists"):
+        datasets.check("dogs", tree)
 
 
 @pytest.mark.parametrize("harm", ["cut", "text", "empty", "other format"])
@@ -198,15 +241,28 @@ def test_check_decodes_what_is_kept_too(tree):
         datasets.check("dogs", tree)
 
 
-def test_a_disk_that_is_full_leaves_nothing(tree, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("3 requested and 0 written")])
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(error, tree, monkeypatch, invoke):
+    """The second error is NumPy's."""
+
     def full(file, array):
         file.write(b"half")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        load(tree)
+    ended = invoke(*tiny("dogs", tree, "none", tree / "run"), "--size", 16)
+    assert ended.status == 1 and ended.stderr == f"Error: {tree / 'pixels-16.npy'}: No space left on device\n"
     assert list(tree.glob("pixels*")) == []
+
+
+def test_what_a_killed_process_left_is_removed(tree):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    left, working = (tree / f"pixels-16.npy.{pid}.tmp" for pid in (ended.pid, os.getppid()))
+    for path in left, working:
+        path.write_bytes(b"half")
+    load(tree)
+    assert sorted(tree.glob("pixels*")) == sorted([working, tree / "pixels-16.npy"])
 
 
 def test_a_missing_picture_is_named(tree):

@@ -182,9 +182,7 @@ def other_names(path):
 
 
 def other_order(path):
-    """Of two pictures of one breed."""
-    first, second, third, *rest = TRAIN.items()
-    save_list(path.parent / "train_list.mat", dict([third, second, first, *rest]))
+    save_list(path.parent / "train_list.mat", dict(reversed(TRAIN.items())))
 
 
 def other_labels(path):

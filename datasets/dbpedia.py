@@ -47,7 +47,7 @@ def rows(data, place, max_length):
     Raises DataError that names `place` and the line.
     """
     # Surrogates carry bytes that are not UTF-8 to the row they are in, where encoding finds them.
-    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="")
+    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(lines, strict=True)
     texts, labels, line = [], [], 1
     try:

@@ -61,6 +61,11 @@ def test_csv_files(folder):
     assert_all_there(load(folder))
 
 
+def test_a_byte_order_mark_does_no_harm(folder):
+    write(folder, b"\xef\xbb\xbf" + TRAIN.encode())
+    assert_all_there(load(folder))
+
+
 def test_the_archive(tmp_path, monkeypatch):
     path = tmp_path / "dbpedia_csv.tgz"
     with tarfile.open(path, "w:gz") as tar:

@@ -10,7 +10,8 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import datasets
-from minaux import arrays, config, optim
+from minaux import arrays, config, optim, report
+from minaux.checkpoint import State
 from minaux.initial import init_params as initial_params
 from minaux.model import Draws
 from minaux.train import Run
@@ -144,6 +145,25 @@ def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):
         == sorted(map(bytes, run.task.x_train[run.train_rows, :, 0]))
     )
     assert (first != second).any() and len(seen[9]) == 7
+
+
+@pytest.mark.parametrize(
+    "lengths, aux_length, segments, targets",
+    [
+        ((9, 9), 5, "5", "3 of 4 targets"),
+        ((9, 9), 50, "8 (shortened from 50)", "0 of 7 targets"),
+        ((6, 9), 5, "5", "3 of 4 targets"),
+        ((3, 9), 5, "up to 5", "3 of 4 targets of the longest segments"),
+        ((3, 9), 50, "up to 8 (shortened from 50)", "0 of 7 targets of the longest segments"),
+    ],
+)
+def test_segments_that_the_shortest_sequence_shortens_are_told(lengths, aux_length, segments, targets, tmp_path):
+    x, y = [np.zeros(n, np.uint8) for n in (*lengths, 9)], np.zeros(3, int)
+    task = datasets.Task(x, y, [np.zeros(20, np.uint8)], y[:1], classes=2, tokens=4)
+    run = Run(options(aux="r", bptt=4, aux_length=aux_length), task, tmp_path)
+    told = report.introduction(run, State({}, {})).splitlines()
+    assert f"auxiliary loss: truncation 4, segments of {segments}" in told
+    assert f"direct credit: r's gradient gets to the step that read the target for {targets}" in told
 
 
 def test_the_best_validation_weights_are_tested(tmp_path, monkeypatch):

@@ -43,6 +43,7 @@ class Run:
         D = task.tokens or task.x_train.shape[2]
         self.sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens))
         self.shapes = initial.parameter_shapes(self.sizes, cfg.aux)
+        self.check_data()
         self.split()
         self.epoch = None, []  # the last epoch's number, and the rows of its batches
         self.steps_per_epoch = -(-len(self.train_rows) // cfg.batch_size)
@@ -52,6 +53,22 @@ class Run:
             cfg.shards = cfg.threads if self.device == "cpu" else 1
             cfg.schedule_steps = {"feed": self.pretrain_steps or self.total_steps, "lr": self.total_steps}
         self.stop = False
+
+    def check_data(self):
+        """Note how many data a new run has. Raises UserError if a saved run's were others."""
+        cfg, task = self.cfg, self.task
+        counts = {
+            "train": len(task.y_train),
+            "test": len(task.y_test),
+            "classes": task.classes,
+            "tokens": task.tokens,
+        }
+        if cfg.shards is None:  # a new run
+            cfg.data = counts
+        elif cfg.data not in (None, counts):  # None: a run from before they were noted
+            was = {name: cfg.data.get(name) for name in counts}
+            others = [f"{name} {n}, not {was[name]}" for name, n in counts.items() if n != was[name]]
+            raise UserError(f"the data differ from this run's: {', '.join(others)}; check --data-dir")
 
     def split(self):
         """Draw the validation rows; take the training inputs' mean for the auxiliary report."""

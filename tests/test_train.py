@@ -1,5 +1,6 @@
 """Learning, the optimiser, schedules, and what a run does with its data."""
 
+import dataclasses
 import json
 import math
 import os
@@ -124,6 +125,24 @@ def test_a_limited_validation_takes_rows_from_everywhere(tmp_path):
     """The lowest ones would be of the first class, where the rows are sorted by class."""
     valid = Run(options(valid=50, limit_test=10), toy(n=100), tmp_path).valid_rows
     assert len(valid) == 10 and (np.diff(valid) > 0).all() and valid.max() >= 50
+
+
+def test_a_run_goes_on_with_as_many_data_as_it_began_with(tmp_path):
+    run = Run(options(), toy(n=20), tmp_path)
+    state = run.new_state()
+    saved = run.directory.read_config()
+    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None}
+    for other, says in (
+        (toy(n=21), "train 21, not 20, test 21, not 20;"),
+        (toy()._replace(classes=4), "classes 4, not 3;"),
+    ):
+        with pytest.raises(config.UserError, match=f"the data differ from this run's: {says} check --data-dir"):
+            Run(saved, other, tmp_path)
+    run.cfg.data = None  # as in a run from before they were noted
+    run.save(state)
+    known = {name: value for name, value in dataclasses.asdict(run.cfg).items() if name != "data"}
+    run.directory.write_json("config.json", known)
+    assert Run(run.directory.read_config(), toy(n=20), tmp_path).saved_state().step == 0
 
 
 def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from . import files
-from .task import DataError, Task
+from .task import DataError, Task, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dbpedia"
 FILES = (
@@ -31,8 +31,8 @@ def load(folder, max_length=512):
     """The Task of sequences of at most `max_length` bytes, from dbpedia_csv.tgz or train.csv and test.csv.
 
     What is longer loses its end: the first sentences say what the article is about, and few reach beyond 512
-    bytes. Raises ValueError for a max_length below 3, DataError for a row that is wrong, FileNotFoundError for a
-    file that is missing.
+    bytes. The rows are mixed. Raises ValueError for a max_length below 3, DataError for a row that is wrong,
+    FileNotFoundError for a file that is missing.
     """
     if max_length < 3:
         raise ValueError(f"--max-length: {max_length} is too short, it must be at least 3")
@@ -42,12 +42,12 @@ def load(folder, max_length=512):
 
 
 def rows(data, place, max_length):
-    """The texts, a list of uint8 arrays, and their classes from 0, in a CSV file of class, title and text.
+    """The texts, a list of uint8 arrays, and their classes from 0, in a CSV file of class, title and text; mixed.
 
     Raises DataError that names `place` and the line.
     """
     # Surrogates carry bytes that are not UTF-8 to the row they are in, where encoding finds them.
-    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="")
+    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(lines, strict=True)
     texts, labels, line = [], [], 1
     try:
@@ -68,4 +68,5 @@ def rows(data, place, max_length):
         raise DataError(f"{place}, line {line}: {error}") from None
     if not texts:
         raise DataError(f"{place} is empty: restore it")
-    return texts, np.array(labels, np.int64)
+    order = mixed(len(texts))
+    return [texts[i] for i in order], np.array(labels, np.int64)[order]

@@ -5,6 +5,8 @@ Each picture is scaled whole to size x size, with nothing cropped and whatever i
 filter, which on the way down averages over all the pixels that a new one covers.
 """
 
+import errno
+import hashlib
 import io
 import os
 import pathlib
@@ -13,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import files
-from .task import DataError, Task, brief
+from .task import DataError, Task, brief, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dogs"
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -37,40 +39,47 @@ CLASSES = 120
 def load(folder, size=128):
     """The Task of x `[n, size*size, 3]` uint8 from lists.tar and images.tar, or what they unpack to, in `folder`.
 
-    The scaled pictures are kept there, in pixels-SIZE.npy, and mapped into memory from it. Raises ValueError for
-    a size that is not 16 to 128, DataError for what is wrong, FileNotFoundError for what is missing.
+    The scaled pictures are kept there, in pixels-SIZE.npy, and mapped into memory from it; they are made anew when
+    the lists have changed. Raises ValueError for a size that is not 16 to 128, DataError for what is wrong,
+    FileNotFoundError for what is missing.
     """
     if not 16 <= size <= 128:
         raise ValueError(f"--size: {size} is not a size of dogs, choose 16 to 128")
     splits = read_lists(folder)
     path = kept(folder, size)
-    if not path.exists():
+    if not path.exists() or not fits(read_kept(path), splits, size):
         save(path, scale_all(folder, splits, size))
-    return task(read_kept(path, splits, size), splits)
+    return task(read_kept(path), splits)
 
 
 def check(folder):
-    """The Task at size 16, from the pictures anew; what is kept of them is read too. Raises as `load`."""
+    """The Task at size 16, from the pictures anew; what is kept of them is compared. Raises as `load`."""
     splits = read_lists(folder)
+    anew = scale_all(folder, splits, 16)
     for size in range(16, 129):
-        if kept(folder, size).exists():
-            read_kept(kept(folder, size), splits, size)
-    return task(scale_all(folder, splits, 16), splits)
+        path = kept(folder, size)
+        if path.exists():
+            records = read_kept(path)
+            if not fits(records, splits, size) or (records["file"] != anew["file"]).any():
+                raise DataError(f"{path} is of other pictures or lists than are here: delete it, it is made anew")
+            if any((digest(one["pixels"]) != one["sha256"]).any() for one in records):
+                raise DataError(f"{path} is damaged (its SHA-256 is another): delete it, it is made anew")
+    return task(anew, splits)
 
 
 def task(records, splits):
-    n = len(splits[0])
-    x, y = records["pixels"], records["label"].astype(np.int64) - 1
-    return Task(x[:n], y[:n], x[n:], y[n:], classes=CLASSES)
+    x, (train, test) = records["pixels"], (np.array([*split.values()], np.int64) - 1 for split in splits)
+    return Task(x[: len(train)], train, x[len(train) :], test, classes=CLASSES)
 
 
 def read_lists(folder):
-    """[{picture's path below Images/: its label, 1 to 120}] of training and test."""
+    """[{picture's path below Images/: its label, 1 to 120}] of training and test, each mixed."""
     found = {name: read_list(data, place) for name, place, data in files.read(folder, LISTS, SPLITS)}
     both = found[SPLITS[0]].keys() & found[SPLITS[1]].keys()
     if both:
         raise DataError(f"{folder}: {' and '.join(SPLITS)} both list {min(both)}: restore them")
-    return [found[name] for name in SPLITS]
+    listed = [list(found[name].items()) for name in SPLITS]
+    return [dict(entries[i] for i in mixed(len(entries))) for entries in listed]
 
 
 def read_list(data, place):
@@ -94,18 +103,31 @@ def read_list(data, place):
 
 def scale_all(folder, splits, size):
     """The records of all pictures, training first, in the order of the lists."""
-    labels = [label for split in splits for label in split.values()]
     rows = {f"Images/{name}": i for i, name in enumerate(name for split in splits for name in split)}
     records = np.empty(len(rows), record(size))
-    records["label"] = labels
+    records["entry"] = entries(splits)
     pictures = files.read(folder, IMAGES, rows)
     for name, place, data in tqdm(pictures, f"scaling to {size}x{size}", len(rows), unit=" pictures", disable=None):
-        records["pixels"][rows[name]] = scale(data, place, size)
+        one = records[rows[name]]
+        one["file"], one["pixels"] = digest(data), scale(data, place, size)
+        one["sha256"] = digest(one["pixels"])
     return records
 
 
 def record(size):
-    return np.dtype([("label", "u1"), ("pixels", "u1", (size * size, 3))])
+    """What is kept of a picture: the digests of its entry in the lists, its file and its pixels, and these."""
+    digests = [(name, "u1", 32) for name in ("entry", "file", "sha256")]
+    return np.dtype([*digests, ("pixels", "u1", (size * size, 3))])
+
+
+def digest(data):
+    return np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+
+
+def entries(splits):
+    """`[n, 32]` the digest of each picture's entry in the lists: which list, its name and its label."""
+    found = [f"{i} {name} {label}" for i, split in enumerate(splits) for name, label in split.items()]
+    return np.array([digest(entry.encode()) for entry in found])
 
 
 def scale(data, place, size):
@@ -126,6 +148,9 @@ def kept(folder, size):
 
 def save(path, records):
     """Write the file whole or not at all."""
+    for left in path.parent.glob(f"{path.name}.*.tmp"):
+        if not running(int(left.suffixes[-2][1:])):  # killed while it wrote
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -133,19 +158,36 @@ def save(path, records):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # NumPy's, of a full disk, has no number
+        number = error.errno or errno.ENOSPC
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read_kept(path, splits, size):
-    """The records in it, mapped into memory. Raises DataError if they are not those of these lists."""
+def running(pid):
     try:
-        records = np.lib.format.open_memmap(path, mode="r")
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
+
+
+def read_kept(path):
+    """The records in it, mapped into memory. Raises DataError if it is damaged."""
+    try:
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except Exception as error:  # as above
         raise DataError(f"{path} is damaged ({brief(error)}): delete it, it is made anew") from None
-    labels = [label for split in splits for label in split.values()]
-    if records.dtype != record(size) or records.shape != (len(labels),) or (records["label"] != labels).any():
-        raise DataError(
-            f"{path} is not of the pictures that {' and '.join(SPLITS)} list: delete it, it is made anew"
-        )
-    return np.asarray(records)
+
+
+def fits(records, splits, size):
+    """Whether the records are of the pictures that these lists name, in their order, at this size."""
+    expected = entries(splits)
+    return (
+        records.dtype == record(size)
+        and records.shape == (len(expected),)
+        and bool((records["entry"] == expected).all())
+    )

@@ -1,5 +1,6 @@
 """The files that tasks are read from: downloads, checksums, and archives read without unpacking them."""
 
+import os
 import pathlib
 import tarfile
 import zlib
@@ -92,20 +93,32 @@ def fetch(file, folder, tell):
     pooch.get_logger().setLevel("WARNING")
     for url in file.urls:
         with tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            download = pooch.HTTPDownloader(bar, chunk_size=1 << 16, timeout=TIMEOUT_S)
+            as_it_is = {"Accept-Encoding": "identity"}  # some servers call a .tgz gzip's encoding of a .tar
+            download = pooch.HTTPDownloader(bar, chunk_size=1 << 16, timeout=TIMEOUT_S, headers=as_it_is)
             try:
                 pooch.retrieve(url, f"sha256:{file.sha256}", file.name, folder, downloader=download)
-            except ValueError:
-                reason = "another file than the original (its SHA-256 is another)"
             except requests.HTTPError as error:
                 reason = f"status {error.response.status_code}"
             except requests.Timeout:
                 reason = f"no answer within {TIMEOUT_S} s"
+            except requests.exceptions.ProxyError:
+                reason = "no connection to the proxy"
             except requests.ConnectionError:
                 reason = "no connection"
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+                reason = f"the address or the proxy's is wrong ({brief(error)})"
             except requests.RequestException as error:
                 reason = f"the download broke off ({type(error).__name__})"
+            except OSError as error:
+                if error.filename or not error.errno:  # pooch's own text names the folder
+                    raise
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            except ValueError:  # below requests' own errors, some of which are ValueErrors too
+                reason = "another file than the original (its SHA-256 is another)"
             else:
+                umask = os.umask(0)
+                os.umask(umask)
+                path.chmod(0o666 & ~umask)  # pooch's temporary files are for their owner alone
                 tell(f"{path} is there now")
                 return True
         tell(f"{url}: {reason}")

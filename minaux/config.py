@@ -63,6 +63,7 @@ class Config:
     permutation: str | None = None  # of the steps: how to make it
     shards: int | None = None  # parts a batch is split into: the threads the run began with; 1 on a GPU
     schedule_steps: dict | None = None  # {"feed": n, "lr": n}, fixed when the run starts
+    data: dict | None = None  # how many {"train", "test", "classes", "tokens"} there are when the run starts
 
     def steps(self, name, T):
         """`bptt` or `aux_bptt` as a number of steps, T for "full"."""

@@ -28,14 +28,16 @@ def introduction(run, state):
         f"supervised loss: truncation {cfg.bptt}",
     ]
     if cfg.aux != "none":
-        L = fit_length(cfg.aux_length, run.T)
+        L = fit_length(cfg.aux_length, max(run.lengths))
+        varies = fit_length(cfg.aux_length, shortest) < L  # with the shortest sequence of each batch
         fitted = f" (shortened from {cfg.aux_length})" if L < cfg.aux_length else ""
-        lines.append(f"auxiliary loss: truncation {cfg.aux_bptt}, segments of {L}{fitted}")
+        length = f"up to {L}" if varies else L
+        lines.append(f"auxiliary loss: truncation {cfg.aux_bptt}, segments of {length}{fitted}")
     if "r" in cfg.aux:
         credit = direct_credit(L, run.aux_K)
-        lines.append(
-            f"direct credit: r's gradient gets to the step that read the target for {credit} of {L - 1} targets"
-        )
+        which = " of the longest segments" if varies else ""
+        reached = f"{credit} of {L - 1} targets{which}"
+        lines.append(f"direct credit: r's gradient gets to the step that read the target for {reached}")
     if todo and cfg.lr_schedule != "constant" and state.step >= cfg.schedule_steps["lr"]:
         lines.append(
             f"the {cfg.lr_schedule} schedule was for the run's first length: the learning rate stays at its end"

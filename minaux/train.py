@@ -43,6 +43,7 @@ class Run:
         D = task.tokens or task.x_train.shape[2]
         self.sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens))
         self.shapes = initial.parameter_shapes(self.sizes, cfg.aux)
+        self.check_data()
         self.split()
         self.epoch = None, []  # the last epoch's number, and the rows of its batches
         self.steps_per_epoch = -(-len(self.train_rows) // cfg.batch_size)
@@ -53,6 +54,22 @@ class Run:
             cfg.schedule_steps = {"feed": self.pretrain_steps or self.total_steps, "lr": self.total_steps}
         self.stop = False
 
+    def check_data(self):
+        """Note how many data a new run has. Raises UserError if a saved run's were others."""
+        cfg, task = self.cfg, self.task
+        counts = {
+            "train": len(task.y_train),
+            "test": len(task.y_test),
+            "classes": task.classes,
+            "tokens": task.tokens,
+        }
+        if cfg.shards is None:  # a new run
+            cfg.data = counts
+        elif cfg.data not in (None, counts):  # None: a run from before they were noted
+            was = {name: cfg.data.get(name) for name in counts}
+            others = [f"{name} {n}, not {was[name]}" for name, n in counts.items() if n != was[name]]
+            raise UserError(f"the data differ from this run's: {', '.join(others)}; check --data-dir")
+
     def split(self):
         """Draw the validation rows; take the training inputs' mean for the auxiliary report."""
         cfg, task = self.cfg, self.task
@@ -62,7 +79,7 @@ class Run:
             raise UserError(f"--valid: {valid} leaves none of the {n} training sequences to train on")
         cfg.valid = valid
         order = np.random.default_rng(VALIDATION_SEED).permutation(n)
-        self.train_rows, self.valid_rows = np.sort(order[valid:]), np.sort(order[:valid])[: cfg.limit_test]
+        self.train_rows, self.valid_rows = np.sort(order[valid:]), np.sort(order[:valid][: cfg.limit_test])
         self.test_rows = np.arange(len(task.y_test))[: cfg.limit_test]
         self.mean = self.xp.asarray(batches.mean_of(task.x_train, self.train_rows, task.tokens).astype(cfg.dtype))
 

@@ -7,7 +7,7 @@ A span (t0, t1) holds the steps t0 ... t1-1. K is a truncation length, L a segme
 
 def fit_length(L, shortest):
     """The segment's length, shortened to what the shortest sequence of the batch has room for."""
-    return min(L, shortest - 1)
+    return int(min(L, shortest - 1))  # NumPy's integers would make float32 gradients float64
 
 
 def anchor_range(kind, T, L, shortest=None):

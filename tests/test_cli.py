@@ -275,8 +275,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(invoke, sabotage, finished, tmp_path
 
 def test_what_ctrl_c_says_works_in_a_shell(sabotage, finished, tmp_path):
     """On the real data."""
-    run = tmp_path / "a run"
-    ended = sabotage(IN_AN_EPOCH, "train", *SMALL, "--out", run)
+    run, real = tmp_path / "a run", "datasets.load = lambda *args: datasets.mnist.load(datasets.mnist.HERE, 14); "
+    ended = sabotage(real + IN_AN_EPOCH, "train", *SMALL, "--out", run)
     *_, command = ended.stderr.split("with: ")
     command = command.replace("python", shlex.quote(sys.executable), 1)
     ended = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
@@ -458,6 +458,14 @@ def test_resume_with_bad_options_of_its_own(invoke, run):
     before = contents(run)
     for options in ["--epochs", "-1"], ["--budget", "soon"], ["--data-dir", "nowhere"]:
         refused(invoke("train", "--resume", *options, "--out", run), options[1])
+    assert contents(run) == before
+
+
+def test_resume_on_other_data(invoke, run, task, monkeypatch):
+    before = contents(run)
+    monkeypatch.setattr(cli, "load_task", lambda cfg: (cfg, task._replace(y_test=task.y_test[:30])))
+    for command in ["evaluate", "--device", "cpu", run], ["train", "--resume", "--out", run]:
+        refused(invoke(*command), "the data differ from this run's: test 30, not 64; check --data-dir")
     assert contents(run) == before
 
 

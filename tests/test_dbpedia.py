@@ -11,6 +11,7 @@ import pytest
 
 import datasets
 from datasets import DataError, dbpedia
+from datasets.task import mixed
 
 from .conftest import arrays, assert_same_arrays, tiny
 from .conftest import rows as conftest_rows
@@ -39,19 +40,29 @@ def load(folder, max_length=None):
     return datasets.load("dbpedia", data_dir=folder, max_length=max_length)
 
 
+def written(rows):
+    """In the order of the file."""
+    return [rows[i] for i in np.argsort(mixed(len(rows)))]
+
+
 def texts(arrays):
-    return [array.tobytes().decode() for array in arrays]
+    return [array.tobytes().decode() for array in written(arrays)]
 
 
 def assert_all_there(task):
     assert texts(task.x_train) == TEXTS and texts(task.x_test) == ["only title", "漢 字"]
     assert all(array.dtype == np.uint8 and array.ndim == 1 for array in (*task.x_train, *task.x_test))
-    assert task.y_train.tolist() == [0, 13, 1] and task.y_test.tolist() == [2, 6]
+    assert written(task.y_train) == [0, 13, 1] and written(task.y_test) == [2, 6]
     assert task.y_train.dtype == np.int64
     assert (task.classes, task.tokens, task.permutation) == (14, 256, None)
 
 
 def test_csv_files(folder):
+    assert_all_there(load(folder))
+
+
+def test_a_byte_order_mark_does_no_harm(folder):
+    write(folder, b"\xef\xbb\xbf" + TRAIN.encode())
     assert_all_there(load(folder))
 
 
@@ -85,7 +96,7 @@ def test_long_texts_keep_their_first_bytes(folder):
 
 
 def test_a_max_length_that_leaves_no_sequence_is_refused(folder):
-    assert len(load(folder, 3).x_train[0]) == 3
+    assert all(len(text) == 3 for text in load(folder, 3).x_train)
     with pytest.raises(ValueError, match="--max-length: 2 is too short"):
         load(folder, 2)
 
@@ -118,6 +129,17 @@ def test_a_wrong_row_is_named_with_its_line(row, says, ending, folder):
     with pytest.raises(DataError) as error:
         load(folder)
     assert re.fullmatch(rf"{re.escape(str(folder / 'train.csv'))}, line 5: .*{re.escape(says)}.*", str(error.value))
+
+
+def test_the_first_rows_are_of_many_classes(folder):
+    """The files may be sorted by class."""
+    rows = [f'{c},"","class {c}"\n' for c in range(1, 15) for _ in range(30)]
+    write(folder, "".join(rows), "".join(rows))
+    task = load(folder)
+    for x, y in (task.x_train, task.y_train), (task.x_test, task.y_test):
+        assert set(y[:100]) == set(range(14))
+        assert [text.tobytes().decode() for text in x] == [f"class {label + 1}" for label in y]
+    assert (task.y_train == load(folder).y_train).all()
 
 
 def test_an_empty_file_is_named(folder):

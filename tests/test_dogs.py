@@ -1,7 +1,10 @@
 """Stanford Dogs from a small tree in the canonical layout."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -12,6 +15,7 @@ from scipy.io import savemat
 
 import datasets
 from datasets import DataError, dogs
+from datasets.task import mixed
 
 from .conftest import arrays, tiny
 
@@ -50,6 +54,11 @@ def load(tree, size=16):
     return datasets.load("dogs", size, tree)
 
 
+def listed(rows):
+    """In the order of the list."""
+    return rows[np.argsort(mixed(len(rows)))]
+
+
 def near(pixels, colour):
     """JPEG changes colours a little."""
     return np.abs(pixels.astype(int) - colour).max() <= 4
@@ -60,21 +69,31 @@ def test_pictures_are_scaled_whole(tree, size):
     task = load(tree, size)
     assert task.x_train.shape == (4, size * size, 3) and task.x_test.shape == (2, size * size, 3)
     assert task.x_train.dtype == task.x_test.dtype == np.uint8
-    assert task.y_train.tolist() == [0, 1, 0, 119] and task.y_test.tolist() == [1, 0]
+    assert listed(task.y_train).tolist() == [0, 1, 0, 119] and listed(task.y_test).tolist() == [1, 0]
     assert task.y_train.dtype == np.int64 and task.classes == 120 and task.tokens is None
-    grey, left_right, monochrome, above_below = task.x_train.reshape(4, size, size, 3)
+    grey, left_right, monochrome, above_below = listed(task.x_train).reshape(4, size, size, 3)
     half = size // 2
     assert near(grey, GREY) and near(monochrome, GREY)
     assert near(left_right[:, : half - 1], RED) and near(left_right[:, half + 2 :], BLUE)
     assert near(above_below[: half - 1], RED) and near(above_below[half + 2 :], BLUE)
-    assert near(task.x_test[0], GREEN) and near(task.x_test[1], GREY)
+    assert near(listed(task.x_test)[0], GREEN) and near(listed(task.x_test)[1], GREY)
 
 
 def test_scaling_averages_over_what_a_pixel_covers(tree):
     lines = np.zeros((320, 320, 3), np.uint8)
     lines[:, ::2] = 255
     Image.fromarray(lines).save(tree / "Images" / "n01-Pug/n01_1.jpg", "PNG")
-    assert near(load(tree).x_train[0], (128, 128, 128))
+    assert near(listed(load(tree).x_train)[0], (128, 128, 128))
+
+
+def test_the_first_pictures_are_of_many_breeds(tree):
+    """The lists are sorted by breed."""
+    for path, split in (tree / "train_list.mat", TRAIN), (tree / "test_list.mat", TEST):
+        entries = {f"n{label:03}/{split is TEST}{i}.jpg": label for label in range(1, 121) for i in range(2)}
+        save_list(path, entries)
+    first = [list(split.values())[:60] for split in dogs.read_lists(tree)]
+    assert all(len(set(labels)) > 40 and max(labels) > 100 for labels in first)
+    assert dogs.read_lists(tree) == dogs.read_lists(tree)
 
 
 def test_the_default_size_is_128(tree):
@@ -133,30 +152,68 @@ def python_objects(path):
     np.save(path, np.array([{}], object), allow_pickle=True)
 
 
+@pytest.mark.parametrize("harm", [cut, empty, python_objects])
+@pytest.mark.parametrize("reader", [load, lambda tree: datasets.check("dogs", tree)], ids=["load", "check"])
+def test_what_is_kept_and_damaged_is_named(harm, reader, tree):
+    load(tree)
+    harm(tree / "pixels-16.npy")
+    with pytest.raises(DataError, match=rf"{re.escape(str(tree))}/pixels-16.npy is damaged .*: delete it") as error:
+        reader(tree)
+    assert "\n" not in str(error.value)
+
+
 def other_size(path):
-    records = np.zeros(6, dogs.record(17))
-    records["label"] = np.load(path)["label"]
-    np.save(path, records)
+    np.save(path, np.zeros(6, dogs.record(17)))
 
 
-def other_labels(path):
-    records = np.load(path)
-    records["label"][5] = 77
-    np.save(path, records)
+def earlier_form(path):
+    np.save(path, np.zeros(6, [("label", "u1"), ("pixels", "u1", (256, 3))]))
 
 
 def fewer(path):
     np.save(path, np.load(path)[:-1])
 
 
-@pytest.mark.parametrize("harm", [cut, empty, python_objects, other_size, other_labels, fewer])
-@pytest.mark.parametrize("reader", [load, lambda tree: datasets.check("dogs", tree)], ids=["load", "check"])
-def test_what_is_kept_is_checked(harm, reader, tree):
+def other_names(path):
+    """The labels are the same, the pictures are not."""
+    others = {name.replace("n01_1", "n01_8"): label for name, label in TRAIN.items()}
+    Image.new("RGB", (20, 20), GREEN).save(path.parent / "Images" / "n01-Pug/n01_8.jpg", "PNG")
+    save_list(path.parent / "train_list.mat", others)
+
+
+def other_order(path):
+    save_list(path.parent / "train_list.mat", dict(reversed(TRAIN.items())))
+
+
+def other_labels(path):
+    save_list(path.parent / "test_list.mat", dict.fromkeys(TEST, 77))
+
+
+@pytest.mark.parametrize("harm", [other_size, earlier_form, fewer, other_names, other_order, other_labels])
+def test_what_is_kept_of_other_lists_is_made_anew(harm, tree):
     load(tree)
     harm(tree / "pixels-16.npy")
-    with pytest.raises(DataError, match=rf"{re.escape(str(tree))}/pixels-16.npy is .*: delete it") as error:
-        reader(tree)
-    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="pixels-16.npy is of other pictures or lists than are here: delete it"):
+        datasets.check("dogs", tree)
+    task = load(tree)
+    (tree / "pixels-16.npy").unlink()
+    expected = load(tree)
+    assert all((getattr(task, name) == getattr(expected, name)).all() for name in task._fields[:4])
+
+
+def test_check_notices_pixels_that_were_overwritten(tree):
+    load(tree, 20)
+    path = tree / "pixels-20.npy"
+    path.write_bytes(path.read_bytes()[:-5] + b"\7" * 5)
+    with pytest.raises(DataError, match=r"pixels-20.npy is damaged \(its SHA-256 is another\): delete it"):
+        datasets.check("dogs", tree)
+
+
+def test_check_notices_a_picture_that_was_replaced(tree):
+    load(tree)
+    Image.new("RGB", (50, 30), GREEN).save(tree / "Images" / "n01-Pug" / "n01_9.jpg", "JPEG")
+    with pytest.raises(DataError, match="pixels-16.npy is of other pictures or lists"):
+        datasets.check("dogs", tree)
 
 
 @pytest.mark.parametrize("harm", ["cut", "text", "empty", "other format"])
@@ -182,15 +239,28 @@ def test_check_decodes_what_is_kept_too(tree):
         datasets.check("dogs", tree)
 
 
-def test_a_disk_that_is_full_leaves_nothing(tree, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("3 requested and 0 written")])
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(error, tree, monkeypatch, invoke):
+    """The second error is NumPy's."""
+
     def full(file, array):
         file.write(b"half")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        load(tree)
+    ended = invoke(*tiny("dogs", tree, "none", tree / "run"), "--size", 16)
+    assert ended.status == 1 and ended.stderr == f"Error: {tree / 'pixels-16.npy'}: No space left on device\n"
     assert list(tree.glob("pixels*")) == []
+
+
+def test_what_a_killed_process_left_is_removed(tree):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    left, working = (tree / f"pixels-16.npy.{pid}.tmp" for pid in (ended.pid, os.getppid()))
+    for path in left, working:
+        path.write_bytes(b"half")
+    load(tree)
+    assert sorted(tree.glob("pixels*")) == sorted([working, tree / "pixels-16.npy"])
 
 
 def test_a_missing_picture_is_named(tree):

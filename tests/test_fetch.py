@@ -1,8 +1,10 @@
 """`data list`, `fetch` and `check`; archives; what a user without the files is told. No network: a local server."""
 
+import gzip
 import hashlib
 import http.server
 import io
+import os
 import random
 import re
 import socket
@@ -33,7 +35,9 @@ def server(monkeypatch):
             page = server.pages[self.path]
             server.asked.append(self.path)
             self.send_response(404 if page is MISSING else 200)
-            self.send_header("Content-Length", str(0 if page is MISSING else len(DATA)))
+            if self.path.endswith(".tgz") and "gzip" in self.headers["Accept-Encoding"]:
+                self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(0 if page is MISSING else len(DATA if page is CUT else page)))
             self.end_headers()
             if page is not MISSING:
                 self.wfile.write(DATA[: len(DATA) // 2] if page is CUT else page)
@@ -82,6 +86,25 @@ def test_a_file_is_fetched(server, offer, invoke, tmp_path):
     ended = invoke("data", "fetch", "cifar10", "--data-dir", tmp_path / "new")
     assert ended.status == 0 and f"{tmp_path / 'new' / 'a.tar'} is there now" in ended.stdout
     assert contents(tmp_path / "new") == {"a.tar": DATA}
+
+
+def test_an_archive_is_not_unpacked_on_the_way(server, offer, invoke, tmp_path):
+    server.pages["/a.tgz"] = data = gzip.compress(DATA)
+    offer(file(server.url + "/a.tgz", name="a.tgz", data=data))
+    assert invoke("data", "fetch", "cifar10", "--data-dir", tmp_path).status == 0
+    assert contents(tmp_path) == {"a.tgz": data}
+
+
+def test_a_file_may_be_read_by_whom_the_umask_lets(server, offer, invoke, tmp_path):
+    server.pages["/a.tar"] = DATA
+    offer(file(server.url + "/a.tar"))
+    before = os.umask(0o027)
+    try:
+        assert invoke("data", "fetch", "cifar10", "--data-dir", tmp_path).status == 0
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.tar").stat().st_mode & 0o777 == 0o640
 
 
 def test_the_next_mirror_is_tried(server, refusing, offer, invoke, tmp_path):
@@ -134,6 +157,39 @@ def test_a_wrong_file_is_replaced_by_the_right_one_only(server, offer, invoke, t
     offer(file(server.url + "/right"))
     assert invoke("data", "fetch", "cifar10", "--data-dir", tmp_path).status == 0
     assert contents(tmp_path) == {"a.tar": DATA}
+
+
+@pytest.mark.parametrize(
+    "proxy, reason",
+    [
+        ("http://", r"the address or the proxy's is wrong \(.*proxy.*\)"),
+        ("http://127.0.0.1:port", r"the address or the proxy's is wrong \(.*127.0.0.1:port.*\)"),
+        ("unknown://127.0.0.1", r"the address or the proxy's is wrong \(.*unknown.*\)"),
+        (None, "no connection to the proxy"),
+    ],
+)
+def test_a_proxy_that_does_not_work_is_told(proxy, reason, refusing, offer, invoke, tmp_path, monkeypatch):
+    for name in "NO_PROXY", "no_proxy":
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy or refusing)
+    offer(file("http://minaux.invalid/a"))
+    ended = invoke("data", "fetch", "cifar10", "--data-dir", tmp_path)
+    assert ended.status == 1 and re.fullmatch(f"http://minaux.invalid/a: {reason}\n", ended.stdout)
+    assert contents(tmp_path) == {}
+
+
+def test_a_full_disk_is_told_with_the_file(server, offer, invoke, tmp_path, monkeypatch):
+    def full(response, chunk_size):
+        with response:
+            yield response.raw.read(1000)
+            raise OSError(28, "No space left on device")  # as writing does, without the file's name
+
+    server.pages["/a.tar"] = DATA
+    offer(file(server.url + "/a.tar"))
+    monkeypatch.setattr(requests.Response, "iter_content", full)
+    ended = invoke("data", "fetch", "cifar10", "--data-dir", tmp_path)
+    assert ended.status == 1 and ended.stderr == f"Error: {tmp_path / 'a.tar'}: No space left on device\n"
+    assert contents(tmp_path) == {}
 
 
 def test_ctrl_c_leaves_nothing(server, offer, invoke, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Learning, the optimiser, schedules, and what a run does with its data."""
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,8 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import datasets
-from minaux import arrays, config, optim
+from minaux import arrays, config, optim, report
+from minaux.checkpoint import State
 from minaux.initial import init_params as initial_params
 from minaux.model import Draws
 from minaux.train import Run
@@ -119,6 +121,30 @@ def test_split_is_by_a_fixed_seed_and_keeps_the_last_partial_batch(tmp_path):
     assert len(Run(options(valid=0), task, tmp_path).train_rows) == 107
 
 
+def test_a_limited_validation_takes_rows_from_everywhere(tmp_path):
+    """The lowest ones would be of the first class, where the rows are sorted by class."""
+    valid = Run(options(valid=50, limit_test=10), toy(n=100), tmp_path).valid_rows
+    assert len(valid) == 10 and (np.diff(valid) > 0).all() and valid.max() >= 50
+
+
+def test_a_run_goes_on_with_as_many_data_as_it_began_with(tmp_path):
+    run = Run(options(), toy(n=20), tmp_path)
+    state = run.new_state()
+    saved = run.directory.read_config()
+    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None}
+    for other, says in (
+        (toy(n=21), "train 21, not 20, test 21, not 20;"),
+        (toy()._replace(classes=4), "classes 4, not 3;"),
+    ):
+        with pytest.raises(config.UserError, match=f"the data differ from this run's: {says} check --data-dir"):
+            Run(saved, other, tmp_path)
+    run.cfg.data = None  # as in a run from before they were noted
+    run.save(state)
+    known = {name: value for name, value in dataclasses.asdict(run.cfg).items() if name != "data"}
+    run.directory.write_json("config.json", known)
+    assert Run(run.directory.read_config(), toy(n=20), tmp_path).saved_state().step == 0
+
+
 def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):
     run = Run(options(batch_size=10, dropconnect=0.0), toy(n=107), tmp_path / "run")
     state, seen = run.new_state(), []
@@ -138,6 +164,25 @@ def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):
         == sorted(map(bytes, run.task.x_train[run.train_rows, :, 0]))
     )
     assert (first != second).any() and len(seen[9]) == 7
+
+
+@pytest.mark.parametrize(
+    "lengths, aux_length, segments, targets",
+    [
+        ((9, 9), 5, "5", "3 of 4 targets"),
+        ((9, 9), 50, "8 (shortened from 50)", "0 of 7 targets"),
+        ((6, 9), 5, "5", "3 of 4 targets"),
+        ((3, 9), 5, "up to 5", "3 of 4 targets of the longest segments"),
+        ((3, 9), 50, "up to 8 (shortened from 50)", "0 of 7 targets of the longest segments"),
+    ],
+)
+def test_segments_that_the_shortest_sequence_shortens_are_told(lengths, aux_length, segments, targets, tmp_path):
+    x, y = [np.zeros(n, np.uint8) for n in (*lengths, 9)], np.zeros(3, int)
+    task = datasets.Task(x, y, [np.zeros(20, np.uint8)], y[:1], classes=2, tokens=4)
+    run = Run(options(aux="r", bptt=4, aux_length=aux_length), task, tmp_path)
+    told = report.introduction(run, State({}, {})).splitlines()
+    assert f"auxiliary loss: truncation 4, segments of {segments}" in told
+    assert f"direct credit: r's gradient gets to the step that read the target for {targets}" in told
 
 
 def test_the_best_validation_weights_are_tested(tmp_path, monkeypatch):

@@ -71,6 +71,12 @@ def test_anchors_are_drawn_afresh_for_every_batch_and_alike_for_a_seed():
     assert len(draw(0, 0, "r", 8, 50, 784, 4, {}).r_anchors) == 8
 
 
+def test_a_segments_length_is_a_plain_int():
+    """NumPy's int64 would make the loss's scale, and with it the backward pass, float64."""
+    for shortest in 9, np.int64(9):
+        assert type(draw(0, 0, "rp", 1, 300, 20, 4, {}, shortest=shortest).L) is int
+
+
 def test_kept_spans_are_just_what_sweeps_visit():
     kept = windows.kept_spans(100, 10, 5, 20, r_anchors=(40, 42), p_anchors=(60,))
     assert kept == [(36, 43), (55, 80), (90, 100)]

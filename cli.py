@@ -340,12 +340,13 @@ def check(name, data_dir):
 @click.option("--json", "as_json", is_flag=True, help="All figures as one JSON object.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Timed steps of each case.")
 @click.option("--steps", type=click.IntRange(302), multiple=True, help="Only sequences so long; may be repeated.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Worker processes.  [default: all cores]")
+@click.option("--threads", type=click.IntRange(1, 256), help="Worker processes on the CPU.  [default: all cores]")
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
 @one_line_errors
-def bench(as_json, rounds, steps, threads):
+def bench(as_json, rounds, steps, threads, device):
     """Time training steps, and PyTorch's in turn.
 
-    It takes a quarter of an hour on two cores, with PyTorch. A figure is the median of the rounds, a ratio the
+    On two cores it takes a quarter of an hour, with PyTorch. A figure is the median of the rounds, a ratio the
     median of the rounds' ratios. MB: the rise of the processes' peaks since before the first step.
 
     \b
@@ -354,11 +355,23 @@ def bench(as_json, rounds, steps, threads):
     own outputs  r's decoder is fed its own outputs; elsewhere it is the truth
     of sgemm     operations of the matrix products, against the rate of large ones in the
                  same round (on a busy machine that can pass 100 %)
-    """
-    from tests import bench
 
-    threads = threads or min(cores(), 256)
-    machine, found = bench.machine(threads, rounds), bench.bench(threads, rounds, steps or bench.LENGTHS)
+    On the GPU the LSTM alone also runs by the slower paths that other widths take, and by PyTorch's cuDNN.
+
+    \b
+    a kernel a step  a product and one kernel for each step, instead of a kernel for many
+    op by op         NumPy's code as it stands, on CuPy
+    of copy          the bytes that must be moved at least, against the rate of a large copy
+    times            how many times as long it takes as ours
+    """
+    from tests import bench, bench_gpu
+
+    if device == "gpu":
+        bench, xp = bench_gpu, bench_gpu.backend()
+        machine, found = bench.machine(xp, rounds), bench.run(xp, rounds, steps or bench.LENGTHS)
+    else:
+        threads = threads or min(cores(), 256)
+        machine, found = bench.machine(threads, rounds), bench.bench(threads, rounds, steps or bench.LENGTHS)
     if as_json:
         click.echo(json.dumps({"machine": machine, "rows": list(found)}))
         return

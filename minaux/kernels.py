@@ -16,7 +16,7 @@ import numpy as np
 from .arrays import array_module
 from .windows import cut
 
-CHUNK = 256  # steps whose input parts, and gradients dz, are there at a time
+CHUNK = 128  # steps whose input parts, and gradients dz, are there at a time: 32 MB each at the main job's sizes
 THREADS, SHARED = 256, 2 * 8 * 256 * 16  # of lstm_forward and lstm_backward: threads, bytes a block
 DECODERS, MOST_CHANNELS = 2, 1024  # of decode: sequences a block
 

@@ -104,13 +104,13 @@ def peaks(run, processes):
     return sum(dict(run(own_peak, [()] * processes)).values())
 
 
-def new_run(case, threads):
-    """A Run of the case on random sequences, its State, and draws(step)."""
+def new_run(case, threads, device="cpu", batches=2):
+    """A Run of the case on random sequences, `batches` an epoch, its State, and draws(step)."""
     r, N, L = np.random.default_rng(0), case.N, case.L
-    x, y = r.integers(0, 256, (2 * N, case.T, D), np.uint8), r.integers(0, CLASSES, 2 * N)
+    x, y = r.integers(0, 256, (batches * N, case.T, D), np.uint8), r.integers(0, CLASSES, batches * N)
     given = {"task": "mnist", "aux": case.what, "bptt": case.bptt, "aux_length": L, "batch_size": N}
     given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
-    given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": "cpu", "quiet": True}
+    given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": device, "quiet": True}
     cfg = config.build(given, threads)
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
         run = Run(cfg, datasets.Task(x, y, x[:1], y[:1], CLASSES), out)

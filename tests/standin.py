@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 import types
 
 import numpy as np
@@ -172,11 +173,24 @@ class Kernel:
         assert self.function(pointers, *grid, *block, shared_mem, seed), f"{self.name}: its threads wait for ever"
 
 
+class Event:
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+
 def cupy():
     """The module to put in CuPy's place in `sys.modules`."""
     module = types.ModuleType("cupy")
-    module.asarray, module.empty, module.RawModule = asarray, empty, RawModule
+    module.asarray, module.empty, module.RawModule, module.__version__ = asarray, empty, RawModule, "stand-in"
     module.empty_like = lambda a: empty(a.shape, a.dtype)
-    module.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(synchronize=lambda: None))
+    module.cuda = types.SimpleNamespace(
+        Device=lambda: types.SimpleNamespace(synchronize=lambda: None),
+        Event=Event,
+        get_elapsed_time=lambda begin, end: 1e3 * (end.at - begin.at),
+        runtime=types.SimpleNamespace(getDeviceProperties=lambda device: {"name": b"stand-in"}),
+    )
     module.__getattr__ = lambda name: on_device(getattr(np, name))
     return module

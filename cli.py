@@ -353,6 +353,7 @@ def bench(as_json, rounds, steps, threads, device):
     LSTM alone   forward and backward of one layer
     folded       the input embedding is folded into PyTorch's LSTM, too
     own outputs  r's decoder is fed its own outputs; elsewhere it is the truth
+    16 x 3       batches of 16 sequences with three numbers a step; elsewhere 128 with one
     of sgemm     operations of the matrix products, against the rate of large ones in the
                  same round (on a busy machine that can pass 100 %)
 

@@ -30,7 +30,7 @@ from minaux.lstm import lstm_advance, lstm_backward, lstm_forward
 from minaux.train import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
-D, CLASSES = 1, 10
+CLASSES = 10
 LENGTHS = (784, 1024, 4096, 16384)
 SGEMM = 1024  # rows and columns of the matrices that give the rate of sgemm
 
@@ -47,6 +47,7 @@ class Case:
     N: int = 128  # sequences, hidden units, steps of an auxiliary segment: the main job's
     H: int = 128
     L: int = 300
+    D: int = 1  # numbers a step
 
     @property
     def K(self):
@@ -62,12 +63,13 @@ def cases(lengths):
             found += [Case("r", T, 300, own=1.0), *(Case(aux, T, 300, fold=True) for aux in ("none", "r", "p"))]
         if T <= 4096:
             found += [Case(aux, T, "full") for aux in ("none", "r", "p")]
-    return found
+    # Pictures of 32 x 32 and 128 x 128 in three channels, as CIFAR-10's and dogs: the same memory is wanted.
+    return found + [Case("r", T, 300, N=16, D=3) for T in lengths if T in (1024, 16384)]
 
 
 def operations(case, draws=None):
     """Floating-point operations of the matrix products in the case's equations, the same for both programs."""
-    H, N, L = case.H, case.N, case.L
+    H, N, L, D = case.H, case.N, case.L, case.D
 
     def layer(inputs, steps, products):  # z = Wh h + Wx x forward; backward takes two such products
         return products * steps * 2 * 4 * H * (H + inputs) * N
@@ -107,7 +109,7 @@ def peaks(run, processes):
 def new_run(case, threads, device="cpu", batches=2):
     """A Run of the case on random sequences, `batches` an epoch, its State, and draws(step)."""
     r, N, L = np.random.default_rng(0), case.N, case.L
-    x, y = r.integers(0, 256, (batches * N, case.T, D), np.uint8), r.integers(0, CLASSES, batches * N)
+    x, y = r.integers(0, 256, (batches * N, case.T, case.D), np.uint8), r.integers(0, CLASSES, batches * N)
     given = {"task": "mnist", "aux": case.what, "bptt": case.bptt, "aux_length": L, "batch_size": N}
     given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
     given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": device, "quiet": True}
@@ -153,7 +155,7 @@ def their_step(case, threads):
 
 
 @functools.lru_cache
-def lstm_inputs(T, H, n):
+def lstm_inputs(T, D, H, n):
     """A layer's inputs, states, weights and the gradient of its last h, for n sequences."""
     r = np.random.default_rng(0)
     shapes = (T, D, n), (4 * H, D), (4 * H, H), (4 * H, 1)
@@ -163,7 +165,7 @@ def lstm_inputs(T, H, n):
 
 def lstm(case, n):
     """Forward and backward of a layer on n sequences: dWx, dWh, db."""
-    x, zeros, weights, dh_last = lstm_inputs(case.T, case.H, n)
+    x, zeros, weights, dh_last = lstm_inputs(case.T, case.D, case.H, n)
     cut = case.T - case.K
     _, _, cache = lstm_forward(x[cut:], *lstm_advance(x[:cut], zeros, zeros, *weights), *weights)
     return lstm_backward(None, dh_last, None, cache)[3:]
@@ -186,7 +188,7 @@ def their_lstm(case, threads):
     import torch
 
     torch.set_num_threads(threads)
-    layer, x, cut = torch.nn.LSTM(D, case.H), torch.rand(case.T, case.N, D), case.T - case.K
+    layer, x, cut = torch.nn.LSTM(case.D, case.H), torch.rand(case.T, case.N, case.D), case.T - case.K
 
     def step():
         layer.zero_grad()
@@ -323,6 +325,7 @@ def line(row):
     """A row of the table."""
     what = "LSTM alone" if row["what"] == "lstm" else f"training step, {row['what']}"
     what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
+    what += f", {row['N']} x {row['D']}" if row["D"] > 1 else ""
     figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{100 * row['of_sgemm']:.0f} %"]
     figures += [f"{1e3 * row['ours_s']:.0f}", f"{row['ours_mb']:.0f}"]
     if "pytorch_s" in row:

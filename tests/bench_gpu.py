@@ -58,7 +58,7 @@ def layers(xp, case):
     stands on CuPy, and cuDNN's through PyTorch, as it comes and without TF32."""
     x, zeros, weights, dh_last = (
         [xp.asarray(w) for w in a] if isinstance(a, list) else xp.asarray(a)
-        for a in bench.lstm_inputs(case.T, case.H, case.N)
+        for a in bench.lstm_inputs(case.T, case.D, case.H, case.N)
     )
     x = xp.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)  # as batches are
 
@@ -89,8 +89,8 @@ def has_pytorch():
 def cudnn(case):
     import torch
 
-    layer = torch.nn.LSTM(bench.D, case.H).cuda()
-    x = torch.rand(case.T, case.N, bench.D).cuda()
+    layer = torch.nn.LSTM(case.D, case.H).cuda()
+    x = torch.rand(case.T, case.N, case.D).cuda()
 
     def pytorch(tf32):
         def step():

@@ -58,6 +58,7 @@ def test_pytorch_is_timed_beside_it():
 def test_all_lengths_and_losses_are_there():
     found = {(case.what, case.T, case.bptt) for case in bench.cases(bench.LENGTHS)}
     assert found >= {(aux, T, 300) for aux in ("none", "r", "p") for T in (784, 1024, 4096, 16384)}
+    assert [c.T for c in bench.cases(bench.LENGTHS) if (c.what, c.N, c.D) == ("r", 16, 3)] == [1024, 16384]  # dogs
     assert found >= {(what, 784, "full") for what in ("lstm", "none", "r", "p")} | {("lstm", 784, 300)}
 
 
@@ -76,13 +77,14 @@ def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
 
 
 def test_a_row_of_the_table():
-    row = {"what": "r", "T": 784, "bptt": 300, "own": 0.0, "fold": True, "of_sgemm": 0.807, "speedup": 1.77}
+    row = {"what": "r", "T": 784, "bptt": 300, "own": 0.0, "fold": True, "D": 1, "of_sgemm": 0.807, "speedup": 1.77}
     row |= {"sequences_per_second": 184.2, "ours_gflops": 146, "ours_s": 0.695, "ours_mb": 674}
     row |= {"pytorch_s": 1.291, "pytorch_mb": 849}
     heads = list(bench.head({"cpu": "a", "pytorch": "2"}))
     assert heads[0] == "cpu a, pytorch 2" and len(heads) == 2
     assert bench.line(row).split() == "training step, r, folded 784 300 184 146 81 % 695 674 1291 849 1.77".split()
     assert len(bench.line(row)) == len(heads[1]) <= 100
+    assert bench.line({**row, "fold": False, "N": 16, "D": 3}).startswith("training step, r, 16 x 3 ")
 
 
 def test_nothing_is_folded_where_there_is_no_pytorch(monkeypatch):

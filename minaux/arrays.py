@@ -34,12 +34,17 @@ def backend(device):
     try:
         import cupy
 
-        cupy.zeros(1)  # a driver may be missing though CuPy is there
+        a = cupy.ones((2, 2), "float32")  # a driver, the compiler or cuBLAS may be missing though CuPy is there
+        (a @ a).get()
         return cupy, "gpu"
     except Exception as error:
         if device == "auto":
             return np, "cpu"
-        why = "CuPy is not installed" if isinstance(error, ImportError) else "CuPy found no usable GPU"
+        why = (
+            "CuPy is not installed"
+            if isinstance(error, ImportError)
+            else f"CuPy found no usable GPU ({' '.join(str(error).split())[:100]})"
+        )
         raise RuntimeError(f"--device gpu: {why}; see requirements-gpu.txt, or use --device cpu") from error
 
 

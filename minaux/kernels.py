@@ -16,7 +16,7 @@ import numpy as np
 from .arrays import array_module
 from .windows import cut
 
-CHUNK = 128  # steps whose input parts, and gradients dz, are there at a time: 32 MB each at the main job's sizes
+CHUNK = 400  # steps whose input parts, and gradients dz, are there at a time: 105 MB each for 128 sequences
 THREADS, SHARED = 256, 2 * 8 * 256 * 16  # of lstm_forward and lstm_backward: threads, bytes a block
 DECODERS, MOST_CHANNELS = 2, 1024  # of decode: sequences a block
 
@@ -57,7 +57,7 @@ class KernelCache(NamedTuple):
 @functools.cache
 def module(xp, real):
     path = pathlib.Path(__file__).with_name("lstm.cu")
-    return xp.RawModule(code=path.read_text(), options=("-std=c++17", f"-DREAL={real}"))
+    return xp.RawModule(code=path.read_text(encoding="utf-8"), options=("-std=c++17", f"-DREAL={real}"))
 
 
 @functools.cache
@@ -92,14 +92,15 @@ def run(x, hs, cs, gates, Wx, Wh, b, mask):
     xp, (_, N, H), WxT = array_module(x), hs.shape, Wx.T
     if x.ndim == 2:
         WxT = xp.ascontiguousarray(WxT)
+    windows = whole_windows(hs) and len(x) > 1  # the kernel would load all of Wh for one step
     for t0, t1 in cut(len(x), CHUNK):
         zx = WxT[x[t0:t1]] if x.ndim == 2 else (x[t0:t1].reshape(-1, x.shape[2]) @ WxT).reshape(-1, N, 4 * H)
-        step = t1 - t0 if whole_windows(hs) else 1
+        step = t1 - t0 if windows else 1
         for t in range(t0, t1, step):
             old, new = (t, t + 1) if gates is not None else (0, 0)
             zx_t = zx[t - t0 : t - t0 + step]
             mask_t, gates_t = (a if a is None else a[t : t + step] for a in (mask, gates))
-            if whole_windows(hs):
+            if windows:
                 args = zx_t, Wh, b, mask_t, hs[old:], cs[old:], gates_t
                 launch("lstm_forward", N, THREADS, step, N, *args, shared=SHARED)
             else:
@@ -149,6 +150,7 @@ def lstm_backward(dh, dh_last, dc_last, cache):
     xp, (S, N, H), tokens = array_module(hs), (len(gates), *hs.shape[1:]), x.ndim == 2
     dh_t, dc = (xp.zeros_like(hs[0]) if a is None else a.T.copy() for a in (dh_last, dc_last))  # [N, H]
     dh = None if dh is None else by_sequence(dh)
+    WhT = xp.ascontiguousarray(Wh.T)
     dx = None if tokens else xp.empty_like(x)
     dWx, dWh, db = xp.zeros_like(Wx), xp.zeros_like(Wh), xp.zeros((4 * H, 1), Wh.dtype)
     for t0, t1 in reversed(cut(S, CHUNK)):
@@ -159,7 +161,7 @@ def lstm_backward(dh, dh_last, dc_last, cache):
                 a if a is None else a[t - start : t - start + step] for a, start in ((dz, t0), (mask, 0), (dh, 0))
             )
             if whole_windows(hs):
-                args = Wh, gates[t : t + step], cs[t:], mask_t, dh_in, dh_t, dc, dz_t
+                args = WhT, gates[t : t + step], cs[t:], mask_t, dh_in, dh_t, dc, dz_t
                 launch("lstm_backward", N, THREADS, step, N, *args, shared=SHARED)
             else:
                 args = gates[t], cs[t], cs[t + 1], mask_t, dh_t, dh_in, dc, dz_t
@@ -169,7 +171,7 @@ def lstm_backward(dh, dh_last, dc_last, cache):
         some = (x[t0:t1, :, None] == xp.arange(Wx.shape[1])).astype(dz.dtype) if tokens else x[t0:t1]
         dWx += dz.T @ some.reshape(-1, Wx.shape[1])
         dWh += dz.T @ hs[t0:t1].reshape(-1, H)
-        db += dz.sum(0)[:, None]
+        db += dz.T @ xp.ones((len(dz), 1), dz.dtype)  # CuPy's sum over the first axis is far slower
         if not tokens:
             dx[t0:t1] = (dz @ Wx).reshape(-1, N, Wx.shape[1])
     return None if tokens else dx.swapaxes(1, 2), dh_t.T, dc.T, dWx, dWh, db

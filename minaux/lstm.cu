@@ -1,7 +1,7 @@
 /* The LSTM of lstm.py on the GPU; kernels.py loads it. The equations, once more:
 
        z[t] = Wh h[t-1] + zx[t] + b          zx[t] = Wx x[t], made beforehand for many steps in one product
-       i, f, o = σ(z_i), σ(z_f), σ(z_o);  g = tanh(z_g)
+       i, f, o = sigma(z_i), sigma(z_f), sigma(z_o);  g = tanh(z_g)
        c[t] = f * c[t-1] + i * g
        h[t] = o * tanh(c[t])
 
@@ -47,32 +47,36 @@ template <int n> __device__ inline void halve(float *sums, int bit) {
     }
 }
 
-/* Wh has 65,536 numbers, 256 for each of 256 threads, in 8 groups of 8 float4. Six groups stay in a thread's
-   registers, of which it has 255, and two in shared memory. */
+/* Wh has 65,536 numbers, 256 for each of 256 threads, in 8 groups of 8 float4. Six of a group stay in the thread's
+   registers, of which it has 255, and two in shared memory, where each thread has its own. */
 constexpr int THREADS = 256, GROUPS = 8, IN_REGISTERS = 6;
+
+__device__ inline float4 &in_shared(float4 *W_shared, int k, int r) {
+    return W_shared[(k * (8 - IN_REGISTERS) + r - IN_REGISTERS) * THREADS + threadIdx.x];
+}
 
 /* Steps 0 ... S-1 of N sequences, a block each. From slot 0 of h, c [., N, H]; to slots 1 ... S with all gates
    [S, N, 4H], or if gates is null to slot 0 alone, the last step's. zx [S, N, 4H], b [4H], mask [S, N] or null. */
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 lstm_forward(int S, int N, const float *zx, const float *Wh, const float *b, const float *mask, float *h, float *c,
              float *gates) {
-    DYNAMIC_SHARED(float4, W_shared);  // [GROUPS - IN_REGISTERS][8][THREADS]
+    DYNAMIC_SHARED(float4, W_shared);  // [GROUPS][8 - IN_REGISTERS][THREADS], see in_shared
     __shared__ float4 h_shared[2][H / 4];  // of this step and of the next
     // Four lanes share two units: a lane has a quarter of the columns of their eight rows, four columns in every
     // 16, and ends up with one gate of both units, and then with all gates of one unit.
     const int n = blockIdx.x, lane = threadIdx.x % 4, units = threadIdx.x / 4 * 2, unit = units + lane % 2;
     const bool upper = lane & 2, odd = lane & 1;
-    float4 W[IN_REGISTERS][8];
+    float4 W[GROUPS][IN_REGISTERS];
 #pragma unroll
     for (int k = 0; k < GROUPS; k++)
 #pragma unroll
         for (int r = 0; r < 8; r++) {  // i, i, f, f, g, g, o, o of the two units
             float4 w = *(const float4 *)&Wh[(r / 2 * H + units + r % 2) * H + 16 * k + 4 * lane];
-            if (k < IN_REGISTERS) W[k][r] = w;
-            else W_shared[((k - IN_REGISTERS) * 8 + r) * THREADS + threadIdx.x] = w;
+            if (r < IN_REGISTERS) W[k][r] = w;
+            else in_shared(W_shared, k, r) = w;
         }
     const int row = lane * H + units;  // in z: this lane's gate of the first of the two units
-    const float b0 = b[row], b1 = b[row + 1], half = lane == 2 ? 1 : 0.5f;  // σ(z) = ½ + ½ tanh(z/2)
+    const float b0 = b[row], b1 = b[row + 1], half = lane == 2 ? 1 : 0.5f;  // sigma(z) = 1/2 + 1/2 tanh(z/2)
     float c_t = c[(size_t)n * H + unit];
     if (!upper) ((float *)h_shared[0])[unit] = h[(size_t)n * H + unit];
     float2 zx_next = S ? *(const float2 *)&zx[(size_t)n * 4 * H + row] : float2{};
@@ -82,14 +86,14 @@ lstm_forward(int S, int N, const float *zx, const float *Wh, const float *b, con
         const size_t here = (size_t)t * N + n;
         float2 zx_t = zx_next;
         if (t + 1 < S) zx_next = *(const float2 *)&zx[(here + N) * 4 * H + row];
+        const float keep = mask ? mask[here] : 1;
         float z[8] = {};  // Wh h
 #pragma unroll
         for (int k = 0; k < GROUPS; k++) {
             float4 h_k = h_shared[t % 2][4 * k + lane];
 #pragma unroll
             for (int r = 0; r < 8; r++) {
-                float4 w = k < IN_REGISTERS ? W[k % IN_REGISTERS][r]
-                                            : W_shared[((k - IN_REGISTERS) * 8 + r) * THREADS + threadIdx.x];
+                float4 w = r < IN_REGISTERS ? W[k][r % IN_REGISTERS] : in_shared(W_shared, k, r);
                 z[r] = add_product(z[r], w, h_k);
             }
         }
@@ -104,10 +108,8 @@ lstm_forward(int S, int N, const float *zx, const float *Wh, const float *b, con
         Gates gate = upper ? Gates{low2, high2, low, high} : Gates{low, high, low2, high2};
         c_t = gate.f * c_t + gate.i * gate.g;
         float h_t = gate.o * tanh(c_t);
-        if (mask) {
-            c_t *= mask[here];
-            h_t *= mask[here];
-        }
+        c_t *= keep;
+        h_t *= keep;
         const size_t slot = gates ? here + N : n;
         if (upper) c[slot * H + unit] = c_t;
         else h[slot * H + unit] = ((float *)h_shared[(t + 1) % 2])[unit] = h_t;
@@ -115,36 +117,37 @@ lstm_forward(int S, int N, const float *zx, const float *Wh, const float *b, con
     }
 }
 
-/* Back through steps S-1 ... 0. gates [S, N, 4H], c [S+1, N, H], mask [S, N] or null, dh [S, N, H] or null: what
+/* Back through steps S-1 ... 0. WhT [H, 4H] is Wh transposed.
+   gates [S, N, 4H], c [S+1, N, H], mask [S, N] or null, dh [S, N, H] or null: what
    enters each h[t] from outside. dh_t, dc_t [N, H] hold what enters the last state, in the end what leaves the
    first. dz [S, N, 4H] is written. */
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-lstm_backward(int S, int N, const float *Wh, const float *gates, const float *c, const float *mask, const float *dh,
+lstm_backward(int S, int N, const float *WhT, const float *gates, const float *c, const float *mask, const float *dh,
               float *dh_t, float *dc_t, float *dz) {
-    DYNAMIC_SHARED(float4, W_shared);  // [GROUPS - IN_REGISTERS][8][THREADS]
+    DYNAMIC_SHARED(float4, W_shared);  // [GROUPS][8 - IN_REGISTERS][THREADS], see in_shared
     __shared__ float4 dz_shared[2][H];  // of this step and of the one before
     // Sixteen lanes share eight units, columns of Wh: a lane has a sixteenth of their rows, four in every 64, and
     // ends up with the sum for one unit. Two lanes with the same unit do the same elementwise work.
     const int n = blockIdx.x, lane = threadIdx.x % 16, units = threadIdx.x / 16 * 8, unit = units + lane / 2;
-    float4 W[IN_REGISTERS][8];
+    float4 W[GROUPS][IN_REGISTERS];
 #pragma unroll
     for (int k = 0; k < GROUPS; k++)
 #pragma unroll
         for (int u = 0; u < 8; u++) {
-            const float *w = &Wh[(64 * k + 4 * lane) * H + units + u];
-            float4 column = {w[0], w[H], w[2 * H], w[3 * H]};
-            if (k < IN_REGISTERS) W[k][u] = column;
-            else W_shared[((k - IN_REGISTERS) * 8 + u) * THREADS + threadIdx.x] = column;
+            float4 column = *(const float4 *)&WhT[(units + u) * 4 * H + 64 * k + 4 * lane];
+            if (u < IN_REGISTERS) W[k][u] = column;
+            else in_shared(W_shared, k, u) = column;
         }
     float dh_sum = dh_t[(size_t)n * H + unit], dc = dc_t[(size_t)n * H + unit];
     Gates next = {};
-    float c_t = 0, c_next = 0, dh_next = 0;
+    float c_t = 0, c_next = 0, dh_next = 0, keep_next = 1;
     auto load = [&](int t) {  // a step ahead
         const size_t here = (size_t)t * N + n;
         const float *gate = &gates[here * 4 * H + unit];
         next = {gate[0], gate[H], gate[2 * H], gate[3 * H]};
         c_next = c[here * H + unit];
         dh_next = dh ? dh[here * H + unit] : 0;
+        if (mask) keep_next = mask[here];
     };
     if (S) {
         c_t = c[((size_t)S * N + n) * H + unit];
@@ -155,11 +158,8 @@ lstm_backward(int S, int N, const float *Wh, const float *gates, const float *c,
         const size_t here = (size_t)t * N + n;
         const Gates gate = next;
         const float c_before = c_next;
-        dh_sum += dh_next;
-        if (mask) {  // h, c = mask * h, mask * c
-            dh_sum *= mask[here];
-            dc *= mask[here];
-        }
+        dh_sum = (dh_sum + dh_next) * keep_next;  // h, c = mask * h, mask * c
+        dc *= keep_next;
         if (t) load(t - 1);
         const float tanh_c = tanh(c_t);
         dc += dh_sum * gate.o * (1 - tanh_c * tanh_c);  // h[t] = o * tanh(c[t])
@@ -176,14 +176,13 @@ lstm_backward(int S, int N, const float *Wh, const float *gates, const float *c,
         dz[here * 4 * H + row + H] = to[row + H] = second;
         __syncthreads();
 
-        float sums[8] = {};  // z[t] = Wh h[t-1] + ...: dh[t-1] = Whᵀ dz
+        float sums[8] = {};  // z[t] = Wh h[t-1] + ...: dh[t-1] = Wh^T dz
 #pragma unroll
         for (int k = 0; k < GROUPS; k++) {
             float4 dz_k = dz_shared[t % 2][16 * k + lane];
 #pragma unroll
             for (int u = 0; u < 8; u++) {
-                float4 w = k < IN_REGISTERS ? W[k % IN_REGISTERS][u]
-                                            : W_shared[((k - IN_REGISTERS) * 8 + u) * THREADS + threadIdx.x];
+                float4 w = u < IN_REGISTERS ? W[k][u % IN_REGISTERS] : in_shared(W_shared, k, u);
                 sums[u] = add_product(sums[u], w, dz_k);
             }
         }
@@ -202,7 +201,7 @@ lstm_backward(int S, int N, const float *Wh, const float *gates, const float *c,
    multiprocessor: they come from the L2 cache at every step, for two sequences together. */
 constexpr int DECODERS = 2, HEAD = 2 * H;
 
-/* sums[s] += Σ over columns k of W[k, row] v[k][s]. */
+/* sums[s] += the sum over columns k of W[k, row] v[k][s]. */
 __device__ inline void add_products(float *sums, const float *__restrict__ W, int rows, int row,
                                     const float (*v)[DECODERS], int columns) {
 #pragma unroll 16
@@ -226,7 +225,7 @@ __device__ inline float cell(const float (*z)[DECODERS], int unit, int s, float 
    not, and in the end has the last outputs. fed, y [S, N, D]; h, c, gates of either layer as in lstm_forward;
    relu1, relu2 [S, N, 2H] the head's hidden layers. bottom's Wx [D, 4H], Wh [H, 4H]; top's Wh over Wx [2H, 4H];
    the head's W1 [H, 2H], W2 [2H, 2H] transposed, W3 [D, 2H] not. */
-extern "C" __global__ void __launch_bounds__(4 * H)
+extern "C" __global__ void __launch_bounds__(4 * H, 1)
 decode(int S, int N, int D, const float *truth_x, const bool *truth, float *own, float *fed,
        const float *Wx1, const float *Wh1, const float *b1, float *h1, float *c1, float *gates1,
        const float *W2, const float *b2, float *h2, float *c2, float *gates2,

@@ -24,8 +24,10 @@ def global_norm(grads):
 
 def clip(grads, norm, limit):
     """Scale the gradients, whose global norm is `norm`, so that it is at most `limit` (0: leave them)."""
-    for g in grads.values() if limit else ():
-        g *= (limit / array_module(norm).maximum(norm, limit)).astype(g.dtype)
+    if limit:
+        factor = limit / array_module(norm).maximum(norm, limit)
+        for g in grads.values():
+            g *= factor.astype(g.dtype)
 
 
 def learning_rate(lr, schedule, step, steps):

@@ -164,14 +164,14 @@ def test_evaluation_is_that_of_the_cpu(xp):
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("real", ["float", "double"])
 def test_the_source_compiles_for_gpus(tmp_path, architecture, real):
-    """Also the weights stay where they should: what does not fit a thread's registers goes to slow memory."""
+    """Also all of a thread's numbers fit its registers: others would go to slow memory."""
     options = "-std=c++17", f"-DREAL={real}", f"-arch={architecture}", "-cubin", "-o", tmp_path / "cubin"
     strict = "-Werror", "all-warnings", "-Xptxas", "-v"
     command = "nvcc", *strict, *options, standin.ROOT / "minaux" / "lstm.cu"
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", told.stderr)]
-    assert len(spilled) == 5 and max(spilled) < 64
+    assert spilled == [0] * 5
 
 
 def test_a_run_on_the_gpu_is_that_on_the_cpu_and_does_not_wait_for_every_batch(xp, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ try:
     from tqdm import tqdm
 
     import datasets
-    from minaux import __version__, config
+    from minaux import __version__, config, plots
     from minaux.checkpoint import RunDirectory
     from minaux.config import CHOICES, UserError
     from minaux.train import Run, Stopped
@@ -334,6 +334,31 @@ def check(name, data_dir):
         click.echo(datasets.check(name, data_dir))
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+
+
+@cli.command()
+@runs_argument
+@click.option("--out", default="curves.png", show_default=True, help="The picture to write: .png, .pdf or .svg.")
+@one_line_errors
+def plot(runs, out):
+    """Draw the curves of RUNs: accuracy, supervised and auxiliary loss."""
+    plots.save(plots.plot(list(dict.fromkeys(runs))), out)
+    click.echo(f"{out} is written")
+
+
+@cli.command()
+@runs_argument
+@one_line_errors
+def table(runs):
+    """Print the paper's Table 2 with the results of RUNs beside it, in Markdown.
+
+    A run stands where its task, model, auxiliary loss and truncation are the table's, if it was tested on all
+    10,000 test images. Runs in one place are averaged.
+    """
+    click.echo(plots.table(list(dict.fromkeys(runs))))
 
 
 @cli.command()

@@ -117,10 +117,9 @@ lstm_forward(int S, int N, const float *zx, const float *Wh, const float *b, con
     }
 }
 
-/* Back through steps S-1 ... 0. WhT [H, 4H] is Wh transposed.
-   gates [S, N, 4H], c [S+1, N, H], mask [S, N] or null, dh [S, N, H] or null: what
-   enters each h[t] from outside. dh_t, dc_t [N, H] hold what enters the last state, in the end what leaves the
-   first. dz [S, N, 4H] is written. */
+/* Back through steps S-1 ... 0. WhT [H, 4H] is Wh transposed; gates [S, N, 4H], c [S+1, N, H], mask [S, N] or null;
+   dh [S, N, H] or null: what enters each h[t] from outside. dh_t, dc_t [N, H] hold what enters the last state, in
+   the end what leaves the first. dz [S, N, 4H] is written. */
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 lstm_backward(int S, int N, const float *WhT, const float *gates, const float *c, const float *mask, const float *dh,
               float *dh_t, float *dc_t, float *dz) {

@@ -1,0 +1,167 @@
+"""Pictures and tables of finished and unfinished runs. Matplotlib is imported where it is used."""
+
+import io
+import json
+import os
+
+from .checkpoint import write_whole
+from .config import UserError
+
+# The paper's Table 2: test accuracy in percent.
+TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR10"}
+TABLE_2 = {  # model: (which runs are of it, the figures on MNIST, pMNIST, CIFAR10)
+    "iRNN": (("irnn", "none", "full"), (97.0, 82.0, None)),
+    "uRNN": (None, (95.1, 91.4, None)),
+    "LSTM, full BPTT": (("lstm", "none", "full"), (98.3, 89.4, 58.8)),
+    "LSTM, truncated 300": (("lstm", "none", 300), (11.3, 88.8, 49.0)),
+    "Transformer": (("transformer", "none", "full"), (98.9, 97.9, 62.2)),
+    "r-LSTM, truncated 300": (("lstm", "r", 300), (96.4, 92.8, 65.9)),
+    "p-LSTM, truncated 300": (("lstm", "p", 300), (95.4, 92.5, 64.7)),
+    "r-LSTM, full BPTT": (("lstm", "r", "full"), (98.4, 95.2, 72.2)),
+    "p-LSTM, full BPTT": (("lstm", "p", "full"), (98.0, 92.8, 67.6)),
+}
+# Of the runs' lines: told apart without colours too.
+COLORS = ("black", "tab:red", "tab:blue", "tab:green", "tab:purple")
+LINES, MARKERS = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))), "os^D"
+
+
+def read_rows(run):
+    """The rows of a run's metrics.jsonl. Raises UserError if it is missing or damaged."""
+    path = os.path.join(run, "metrics.jsonl")
+    try:
+        with open(path, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
+            raise ValueError("a row is of no kind")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+    return rows
+
+
+def read_result(run):
+    """A run's result.json. Raises UserError if it is missing or damaged."""
+    path = os.path.join(run, "result.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        result["test_accuracy"] + result["test_examples"] + result["seed"]
+        return {**result, "run": run}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): restore it") from None
+
+
+def running_mean(values, n=10):
+    """Each value's mean with up to n - 1 before it."""
+    return [sum(values[max(i - n + 1, 0) : i + 1]) / min(n, i + 1) for i in range(len(values))]
+
+
+def plot(runs):
+    """The figure of the runs' curves: accuracy, supervised loss and, where there is one, auxiliary loss, against
+    the batches trained on. Raises UserError for what is no run."""
+    from matplotlib.figure import Figure
+
+    rows = {run: read_rows(run) for run in runs}
+    auxiliary = [run for run in runs if any(row.get("loss_auxiliary") is not None for row in rows[run])]
+    figure = Figure(figsize=(5.2 * (3 if auxiliary else 2), 4.4), layout="constrained")
+    accuracy, loss, *others = figure.subplots(1, 3 if auxiliary else 2)
+    names = short_names(runs)
+    for n, run in enumerate(runs):
+        style = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1.1, "markersize": 4.5}
+
+        def draw(axes, kind, name, label=None, factor=1, marker="", run=run, style=style):
+            found = [(row["step"], row[name]) for row in rows[run] if kind in (row["kind"], row.get("split"))]
+            x, y = zip(*[(x, factor * y) for x, y in found if y is not None] or [((), ())])
+            axes.plot(x, running_mean(y) if kind == "train" else y, label=label, **{**style, "marker": marker})
+
+        draw(accuracy, "valid", "accuracy", names[run], 100, MARKERS[n % 4])
+        tested = [row for row in rows[run] if row.get("split") == "test"][-1:]
+        for row in tested:
+            accuracy.plot(row["step"], 100 * row["accuracy"], color=style["color"], marker="*", markersize=13)
+        draw(loss, "train", "loss_supervised", names[run])
+        if run in auxiliary:
+            draw(others[0], "train", "loss_auxiliary", names[run])
+        pretrained = [row["step"] for row in rows[run] if row.get("phase") == "pretrain"]
+        for axes in (accuracy, loss, *others) if pretrained else ():
+            axes.axvline(pretrained[-1], color=style["color"], linestyle=":", linewidth=0.8)
+    for run in auxiliary[:1]:
+        rivals(others[0], [row for row in rows[run] if row["kind"] == "eval"])
+    accuracy.set(title="Accuracy on validation, and on test (star)", ylabel="%", ylim=(0, 100))
+    loss.set(title="Supervised loss in training", ylabel="nats, mean of 10 rows")
+    for axes in others:
+        axes.set(title="Auxiliary loss in training", ylabel="squared error (text: nats), mean of 10 rows")
+    for axes in (accuracy, loss, *others):
+        axes.set_xlabel("batches (pretraining ends at the dotted line)" if any_pretrained(rows) else "batches")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize="small")
+    return figure
+
+
+def short_names(runs):
+    """A label for each run: its directory's name, or the whole path where names repeat."""
+    names = [os.path.basename(os.path.normpath(run)) for run in runs]
+    return {run: name if names.count(name) == 1 else run for run, name in zip(runs, names)}
+
+
+def any_pretrained(rows):
+    return any(row.get("phase") == "pretrain" for some in rows.values() for row in some)
+
+
+def rivals(axes, evaluations):
+    """Lines for the predictors without memory, as the first evaluation has them."""
+    for kind in "rp":
+        for name in "constant", "position_mean", "copy":
+            found = [row[f"{kind}_{name}"] for row in evaluations if f"{kind}_{name}" in row]
+            for loss in found[:1]:
+                place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+                axes.axhline(loss, color="gray", linewidth=0.8)
+                axes.text(
+                    0.99, loss, f"{kind}: {name.replace('_', ' ')}", color="dimgray", fontsize="small", **place
+                )
+
+
+def save(figure, out):
+    """Write the picture whole or not at all; its kind follows from the name's ending."""
+    ending = os.path.splitext(out)[1].lstrip(".").lower() or "png"
+    if ending not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"--out: .{ending} is no kind of picture, choose .png, .pdf or .svg")
+    picture = io.BytesIO()
+    figure.savefig(picture, format=ending, dpi=150)
+    write_whole(out, picture.getvalue())
+
+
+def table(runs):
+    """The paper's Table 2 with the runs' test accuracies beside it, in Markdown; under it which runs they are from,
+    and which runs stand in no row."""
+    results = [read_result(run) for run in runs]
+    names, lines, sources, used = short_names(runs), [], [], set()
+    for model, (which, paper) in TABLE_2.items():
+        cells = []
+        for task, figure in zip(TASKS, paper):
+            cells.append("–" if figure is None else f"{figure:.1f}")
+            mine = [r for r in results if r["task"] == task and which == (r["model"], r["aux"], r["bptt"])]
+            mine = [r for r in mine if r["test_examples"] == 10_000]
+            used.update(r["run"] for r in mine)
+            cells.append(ours(mine))
+            if mine:
+                sources.append(f"- {model}, {TASKS[task]}: {', '.join(names[r['run']] for r in mine)}")
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    heads = [f"{task}, paper | ours" for task in TASKS.values()]
+    left = [f"- in no row: {names[run]}" for run in runs if run not in used]
+    notes = "Ours: test accuracy in percent, the mean over n seeds; * not all of them ran to their end."
+    rule = "|---" * (2 * len(TASKS) + 1) + "|"
+    return "\n".join([f"| test accuracy, % | {' | '.join(heads)} |", rule, *lines, "", notes, "", *sources, *left])
+
+
+def ours(results):
+    """A cell: the mean accuracy, how many seeds, and whether any run is incomplete."""
+    if not results:
+        return ""
+    mean = 100 * sum(r["test_accuracy"] for r in results) / len(results)
+    star = "" if all(r["complete"] for r in results) else "*"
+    return f"{mean:.1f}{star} (n = {len({r['seed'] for r in results})})"

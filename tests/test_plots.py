@@ -1,0 +1,114 @@
+"""`plot` and `table`, from what runs leave behind."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from minaux import plots
+
+
+def write_run(path, rows=(), **result):
+    path.mkdir()
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {"task": "pmnist", "model": "lstm", "aux": "none", "bptt": 300, "seed": 0, "test_examples": 10_000}
+    (path / "result.json").write_text(json.dumps({**whole, "complete": True, **result}))
+    return path
+
+
+def rows(aux=False):
+    loss = 0.5 if aux else None
+    train = [
+        {"kind": "train", "phase": "pretrain", "step": 10, "loss_supervised": None, "loss_auxiliary": 0.7},
+        {"kind": "train", "phase": "joint", "step": 20, "loss_supervised": 2.0, "loss_auxiliary": loss},
+        {"kind": "train", "phase": "joint", "step": 30, "loss_supervised": 1.0, "loss_auxiliary": loss},
+    ]
+    valid = {"kind": "eval", "split": "valid", "step": 30, "accuracy": 0.5, "p_constant": 0.1, "p_copy": 0.2}
+    return [*(train if aux else train[1:]), valid, {**valid, "split": "test", "accuracy": 0.4}]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [write_run(tmp_path / "plain", rows()), write_run(tmp_path / "p", rows(True), aux="p")]
+
+
+def test_curves_are_the_rows(runs):
+    accuracy, loss, auxiliary = plots.plot([str(run) for run in runs]).axes
+    lines = {(line.get_label(), line.get_marker()): line.get_xydata().tolist() for line in accuracy.lines}
+    assert lines["plain", "o"] == lines["p", "s"] == [[30, 50]] and [30, 40] in [
+        x for v in lines.values() for x in v
+    ]
+    found = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    assert found["plain"] == [[20, 2], [30, 1.5]]  # a running mean
+    found = {line.get_label(): line.get_xydata().tolist() for line in auxiliary.lines}
+    assert found["p"] == [[10, 0.7], [20, 0.6], [30, pytest.approx(1.7 / 3)]] and "plain" not in found
+    assert [text.get_text() for text in auxiliary.texts] == ["p: constant", "p: copy"]
+    for axes in accuracy, loss, auxiliary:
+        assert axes.get_title() and axes.get_ylabel() and axes.get_xlabel().startswith("batches")
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [10]  # pretraining
+    assert len(plots.plot([str(runs[0])]).axes) == 2  # no auxiliary loss, no panel
+
+
+def test_runs_are_told_apart_in_black_and_white(tmp_path):
+    several = [str(write_run(tmp_path / f"{n}", rows())) for n in range(12)]
+    accuracy, *_ = plots.plot(several).axes
+    drawn = [line for line in accuracy.lines if line.get_label() in map(str, range(12))]
+    assert len({(line.get_marker(), line.get_color()) for line in drawn}) == 12
+    assert len({line.get_marker() for line in drawn[:4]}) == 4 and len(set(plots.LINES)) == 4
+
+
+def test_the_command_writes_a_picture(invoke, runs, tmp_path):
+    ended = invoke("plot", *runs, "--out", tmp_path / "a.png")
+    assert ended.status == 0 and "a.png is written" in ended.stdout
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 2000 and len(picture.convert("L").getcolors()) > 50
+    assert invoke("plot", *runs, "--out", tmp_path / "a.svg").status == 0
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "damage, word",
+    [
+        (lambda run: (run / "metrics.jsonl").unlink(), "is no run"),
+        (lambda run: (run / "metrics.jsonl").write_text("{"), "is damaged"),
+        (lambda run: (run / "metrics.jsonl").write_text("[1]\n"), "is damaged"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff"), "is damaged"),
+    ],
+)
+def test_no_run_no_picture(invoke, runs, tmp_path, damage, word):
+    damage(runs[0])
+    ended = invoke("plot", *runs, "--out", tmp_path / "a.png")
+    assert ended.status == 1 and ended.stderr.count("\n") == 1 and word in ended.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_picture_of_no_kind_is_refused(invoke, runs, tmp_path):
+    ended = invoke("plot", *runs, "--out", tmp_path / "a.txt")
+    assert ended.status == 1 and ".txt is no kind of picture" in ended.stderr and len(list(tmp_path.iterdir())) == 2
+    assert invoke("plot", *runs, "--out", tmp_path / "none" / "a.png").stderr.count("\n") == 1
+
+
+def test_the_table_has_each_run_in_its_place(invoke, tmp_path):
+    runs = [
+        write_run(tmp_path / "a", test_accuracy=0.9),
+        write_run(tmp_path / "b", test_accuracy=0.8, seed=1, complete=False),
+        write_run(tmp_path / "c", test_accuracy=0.956, task="cifar10", aux="r", bptt="full"),
+        write_run(tmp_path / "few", test_accuracy=0.9, test_examples=100),
+        write_run(tmp_path / "text", test_accuracy=0.7, task="dbpedia"),
+    ]
+    lines = invoke("table", *runs).stdout.splitlines()
+    assert "| LSTM, truncated 300 | 11.3 |  | 88.8 | 85.0* (n = 2) | 49.0 |  |" in lines
+    assert "| r-LSTM, full BPTT | 98.4 |  | 95.2 |  | 72.2 | 95.6 (n = 1) |" in lines
+    assert "- LSTM, truncated 300, pMNIST: a, b" in lines
+    assert [line for line in lines if "in no row" in line] == ["- in no row: few", "- in no row: text"]
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_a_run_without_a_result_is_no_row(invoke, tmp_path):
+    run = write_run(tmp_path / "a", test_accuracy=0.9)
+    for text in '{"seed": 0}', "[]", "{":
+        (run / "result.json").write_text(text)
+        assert "is damaged" in invoke("table", run).stderr
+    (run / "result.json").unlink()
+    ended = invoke("table", run)
+    assert ended.status == 1 and "has not been tested yet" in ended.stderr and ended.stderr.count("\n") == 1

@@ -13,6 +13,7 @@ try:
 
     import datasets
     from minaux import __version__, config, plots
+    from minaux import export as exporting
     from minaux.checkpoint import RunDirectory
     from minaux.config import CHOICES, UserError
     from minaux.train import Run, Stopped
@@ -359,6 +360,16 @@ def table(runs):
     10,000 test images. Runs in one place are averaged.
     """
     click.echo(plots.table(list(dict.fromkeys(runs))))
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--out", required=True, metavar="FILE.safetensors", help="The file to write.")
+@one_line_errors
+def export(run, out):
+    """Write RUN's weights for PyTorch: they load into nn.LSTM, nn.Linear and nn.Embedding as they are."""
+    exporting.export(run, out)
+    click.echo(f"{out} is written")
 
 
 @cli.command()

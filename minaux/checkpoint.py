@@ -74,11 +74,11 @@ class RunDirectory:
         write_whole(self.checkpoint, buffer.getvalue())
         self.remove("result.json")  # one from a shorter run
 
-    def load(self, cfg, shapes):
+    def load(self, cfg, shapes=None):
         """The State in the checkpoint, on the host. Nothing in the file can run code.
 
         Raises UserError if it is truncated or altered, or of another run than `cfg`, with parameters of
-        other `shapes`.
+        other `shapes` (if they are given).
         """
         path, restore = self.checkpoint, "restore it from a copy, or start a new run"
         try:
@@ -103,7 +103,7 @@ class RunDirectory:
                     f"{value} in the other; restore the one that was changed, or start a new run"
                 )
         for group in state.params, state.v, state.best:
-            if (group or group is not state.best) and {name: a.shape for name, a in group.items()} != shapes:
+            if (group or group is not state.best) and shapes not in (None, {k: a.shape for k, a in group.items()}):
                 raise UserError(f"{path} does not hold the parameters of this run's model: {restore}")
         return dataclasses.replace(state, best=state.best or None)
 

@@ -351,6 +351,23 @@ def plot(runs, out):
 
 
 @cli.command()
+@click.argument("run")
+@click.option("--out", default="reconstruction.png", show_default=True, help="The picture to write.")
+@click.option("--data-dir", type=click.Path(), help="The task's files, if they are elsewhere now.")
+@one_line_errors
+def reconstruct(run, out, data_dir):
+    """Draw true segments and what RUN's auxiliary decoder makes of them; text is printed."""
+    cfg = RunDirectory(run).read_config()
+    cfg.data_dir = data_dir or cfg.data_dir
+    found = plots.reconstruction(Run(*load_task(cfg), run, device="cpu"))
+    if isinstance(found, str):
+        click.echo(found)
+    else:
+        plots.save(found, out)
+        click.echo(f"{out} is written")
+
+
+@cli.command()
 @runs_argument
 @one_line_errors
 def table(runs):

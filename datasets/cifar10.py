@@ -46,4 +46,4 @@ def load(folder):
         batch = NAMES.index(name)
         x[batch] = records[:, 1:].reshape(RECORDS, 3, 1024).transpose(0, 2, 1)
         y[batch] = records[:, 0]
-    return Task(x[:-1].reshape(-1, 1024, 3), y[:-1].ravel(), x[-1], y[-1], classes=10)
+    return Task(x[:-1].reshape(-1, 1024, 3), y[:-1].ravel(), x[-1], y[-1], classes=10, order=np.arange(1024))

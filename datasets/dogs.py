@@ -69,7 +69,7 @@ def check(folder):
 
 def task(records, splits):
     x, (train, test) = records["pixels"], (np.array([*split.values()], np.int64) - 1 for split in splits)
-    return Task(x[: len(train)], train, x[len(train) :], test, classes=CLASSES)
+    return Task(x[: len(train)], train, x[len(train) :], test, classes=CLASSES, order=np.arange(x.shape[1]))
 
 
 def read_lists(folder):

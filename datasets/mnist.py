@@ -34,7 +34,7 @@ def load(folder, size=28):
             images.reshape(len(images), -1, 1),
             read_idx(folder, f"{part}-labels-idx1-ubyte").astype(np.int64),
         ]
-    return Task(*parts, classes=10)
+    return Task(*parts, classes=10, order=np.arange(size * size))
 
 
 def load_permuted(folder, size=28):
@@ -42,7 +42,9 @@ def load_permuted(folder, size=28):
     task = load(folder, size)
     order = np.random.RandomState(PERMUTATION_SEED).permutation(task.x_train.shape[1])
     name = f"numpy.random.RandomState({PERMUTATION_SEED}).permutation({len(order)})"
-    return task._replace(x_train=task.x_train[:, order], x_test=task.x_test[:, order], permutation=name)
+    return task._replace(
+        x_train=task.x_train[:, order], x_test=task.x_test[:, order], permutation=name, order=order
+    )
 
 
 def read_idx(folder, name):

@@ -27,8 +27,7 @@ def evaluate(params, x, y, draws, mean=None, mask=None):
     xp, channels = array_module(x), 1 if x.ndim == 2 else x.shape[1]
     for a in draws.r_anchors:
         scale = 1 / ((L - 1) * channels * len(draws.r_anchors))
-        truth = xp.zeros((L - 1, N), bool)
-        truth[0] = True
+        truth = own_only(x, L)
         h, c = main.state(a)  # [H, N]
         loss = reconstruct(params, x, a, L, WINDOW, h, c, scale, truth).loss
         add("r_loss", loss)
@@ -47,6 +46,26 @@ def evaluate(params, x, y, draws, mean=None, mask=None):
             for name, loss in baselines(x, a + 1, a + L, mean, scale).items():
                 add(f"p_{name}", loss)
     return sums
+
+
+def outputs(params, x, y, draws, mask=None):
+    """What the auxiliary heads answer at each anchor, r's decoder fed its own outputs only: ("r" or "p", the step
+    of the first target, the answers `[., D, N]`, of tokens the scores `[., V, N]`)."""
+    L, found = draws.L, []
+    main = main_forward(params, x, kept_spans(len(x), 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
+    for a in draws.r_anchors:
+        found.append(("r", a - L + 1, reconstruct(params, x, a, L, WINDOW, *main.state(a), 1.0, own_only(x, L)).y))
+    for a in draws.p_anchors:
+        windows = predict(params, x, a, L, WINDOW, main.steps(a, a + L).h[1:], 1.0)
+        found.append(("p", a + 1, array_module(x).concatenate([block for *_, y in windows for block in y])))
+    return found
+
+
+def own_only(x, L):
+    """The coins `[L-1, N]` of a decoder that reads the truth at its first step alone."""
+    truth = array_module(x).zeros((L - 1, x.shape[-1]), bool)
+    truth[0] = True
+    return truth
 
 
 def baselines(x, first, last, mean, scale):

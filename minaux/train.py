@@ -264,6 +264,25 @@ class Run:
         examples = len(self.test_rows)
         return {"test_accuracy": result.pop("accuracy"), "test_examples": examples, "step": step, **result}
 
+    def answers(self, n):
+        """The first n test sequences, and what the auxiliary heads of the checkpoint's best weights answer on them
+        (`plots.reconstruction`). Raises UserError if there is no auxiliary loss."""
+        cfg = self.cfg
+        if cfg.aux == "none":
+            raise UserError(f"{self.directory.path} has no auxiliary loss: there is nothing to reconstruct")
+        state = self.to_device(self.directory.load(cfg, self.shapes))
+        rows, lengths = self.test_rows[:n], batches.lengths_of(self.task.x_test)
+        x = batches.take(self.task.x_test, rows)
+        size = cfg.anchors, cfg.aux_length, x.shape[1], len(rows), self.shapes
+        draws = model.draw(cfg.seed, 0, cfg.aux, *size, shortest=lengths[rows].min(), evaluation=True)
+        with self.working():
+            found = self.in_shards(evaluation.outputs, state.best or state.params, x, None, draws, lengths[rows])
+        joined = []
+        for parts in zip(*found):
+            y = np.concatenate([arrays.to_host(part[2]) for part in parts], axis=-1)  # [., D, n]
+            joined.append((*parts[0][:2], np.moveaxis(y.argmax(1) if self.task.tokens else y, -1, 0)))
+        return x if self.task.tokens else batches.scaled(x, cfg.dtype), joined
+
     # --- the whole ---
 
     def train(self, state):

@@ -117,7 +117,7 @@ RANGES = {
 }
 CHOICES = {
     "aux": ("none", "r", "p", "rp"),
-    "model": ("lstm",),
+    "model": ("lstm", "irnn"),
     "lr_schedule": ("constant", "cosine"),
     "device": ("auto", "cpu", "gpu"),
     "dtype": ("float32", "float64"),
@@ -151,6 +151,8 @@ def check(config):
         raise UserError("--lr: 0 would train nothing, it must be above 0")
     if config.dropconnect == 1:
         raise UserError("--dropconnect: 1 would drop every weight, it must be below 1")
+    if config.model != "lstm" and config.aux != "none":
+        raise UserError(f"--aux: the {config.model} has no auxiliary loss; leave it out, or choose --model lstm")
     if config.aux == "none" and config.pretrain_epochs:
         raise UserError("--pretrain-epochs: there is no auxiliary loss to pretrain with; choose --aux r, p or rp")
 

@@ -9,17 +9,19 @@ from .windows import kept_spans
 WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the memory does
 
 
-def evaluate(params, x, y, draws, mean=None, mask=None):
+def evaluate(params, x, y, draws, mean=None, mask=None, logits=None):
     """Sums over the N sequences, without dropout or gradients: "correct", "loss_supervised", and the
     auxiliary report: each head's loss, its `baselines` on the same targets (given their `mean`), and for
     r "r_swap_gap", by how much the loss from another sequence's state (the neighbour's) is larger, summed
     over "r_pairs" sequences: all, or none where N = 1. The decoder is fed its own outputs only.
+    `logits(params, x, mask)` are the scores of a model that is no LSTM, and has no auxiliary loss.
     """
     T, N, L = len(x), x.shape[-1], draws.L
-    main = main_forward(params, x, kept_spans(T, 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
-    logits, _ = mlp_forward(main.last, params, "classifier")
-    sums = {"correct": (logits.argmax(0) == y).sum()}
-    sums["loss_supervised"], _ = softmax_cross_entropy_forward(logits, y, 1.0)
+    if logits is None:
+        main = main_forward(params, x, kept_spans(T, 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
+    scores = logits(params, x, mask) if logits else mlp_forward(main.last, params, "classifier")[0]
+    sums = {"correct": (scores.argmax(0) == y).sum()}
+    sums["loss_supervised"], _ = softmax_cross_entropy_forward(scores, y, 1.0)
 
     def add(name, loss):
         sums[name] = sums.get(name, 0) + loss

@@ -14,6 +14,7 @@ import json
 import numpy as np
 
 from .checkpoint import RunDirectory, write_whole
+from .config import UserError
 
 
 def names(params):
@@ -45,6 +46,8 @@ def export(run, out):
 
     directory = RunDirectory(run)
     cfg = directory.read_config()
+    if cfg.model != "lstm":
+        raise UserError(f"{run} is of a model that is not exported, {cfg.model}: only LSTMs are")
     state = directory.load(cfg)
     metadata = {"minaux": json.dumps({**dataclasses.asdict(cfg), "data_dir": None})}
     write_whole(out, save(names(state.best or state.params), metadata))

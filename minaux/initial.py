@@ -15,11 +15,12 @@ class Sizes(NamedTuple):
     H: int  # hidden units, and the width of the input embedding
     classes: int
     tokens: bool = False
+    model: str = "lstm"
 
 
 def parameter_shapes(sizes, aux):
     """Name -> shape of every parameter; `aux` is "none", "r", "p" or "rp"."""
-    D, H, classes, tokens = sizes
+    D, H, classes, tokens, model = sizes
     shapes = {}
 
     def lstm(name, inputs, embedded):
@@ -34,7 +35,10 @@ def parameter_shapes(sizes, aux):
         for layer, (n, m) in enumerate([(2 * H, H), (2 * H, 2 * H), (outputs, 2 * H)], start=1):
             shapes.update({f"{name}.W{layer}": (n, m), f"{name}.b{layer}": (n, 1)})
 
-    lstm("main", D, embedded=True)
+    if model == "irnn":
+        shapes.update({"main.Wx": (H, D), "main.Wh": (H, H), "main.b": (H, 1)})
+    else:
+        lstm("main", D, embedded=True)
     mlp("classifier", classes)
     for kind in aux if aux != "none" else ():
         lstm(f"{kind}.bottom", D if kind == "r" else H, embedded=kind == "r")
@@ -46,7 +50,7 @@ def parameter_shapes(sizes, aux):
 def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
     """Initial weights, on the host: Glorot uniform (each gate a layer of its own), Wh orthogonal by gate,
     token tables N(0, 1), biases 0 but the forget gates': `forget_bias`, or "chrono" for
-    b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018).
+    b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018). An iRNN's Wh is the identity, its Wx N(0, 0.001²).
 
     Every parameter has a stream of its own, so none, r and p start from the same main LSTM.
     """
@@ -54,7 +58,11 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
     for name, shape in parameter_shapes(sizes, aux).items():
         r = rng(seed, WEIGHTS, zlib.crc32(name.encode()))
         H, kind = sizes.H, name.split(".")[-1]
-        if kind == "Wh":
+        if sizes.model == "irnn" and name == "main.Wh":
+            w = np.eye(H)
+        elif sizes.model == "irnn" and name == "main.Wx":
+            w = 0.001 * r.standard_normal(shape)
+        elif kind == "Wh":
             w = np.concatenate([orthogonal(r, H) for _ in "ifgo"])
         elif kind == "We" and sizes.tokens:
             w = r.standard_normal(shape)
@@ -64,7 +72,9 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
             w = r.uniform(-limit, limit, shape)
         else:
             w = np.zeros(shape)
-            if kind == "b" and forget_bias == "chrono":
+            if sizes.model == "irnn":
+                pass  # no gates
+            elif kind == "b" and forget_bias == "chrono":
                 w[H : 2 * H, 0] = np.log(r.uniform(1, T - 1, H))
                 w[:H] = -w[H : 2 * H]
             elif kind == "b":

@@ -17,7 +17,8 @@ def duration(seconds):
 def introduction(run, state):
     """What will be trained."""
     cfg = run.cfg
-    model = "LSTM" if cfg.aux == "none" else f"{cfg.aux}-LSTM"
+    model = {"lstm": "LSTM", "irnn": "iRNN"}[cfg.model]
+    model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step
     shortest = min(run.lengths)

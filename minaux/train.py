@@ -16,10 +16,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from . import arrays, batches, evaluation, initial, model, optim, report, shards
+from . import arrays, batches, evaluation, initial, irnn, model, optim, report, shards
 from .checkpoint import RunDirectory, State
 from .config import UserError
 
+MODELS = {"lstm": model, "irnn": irnn}
 VALIDATION_SEED = 0  # the same split whatever --seed is
 ROW_EVERY, SAVE_EVERY_S = 10, 60
 
@@ -41,7 +42,8 @@ class Run:
         self.T = max(self.lengths.max(), batches.lengths_of(task.x_test).max())  # of the longest sequence
         self.K, self.aux_K = cfg.steps("bptt", self.T), cfg.steps("aux_bptt", self.T)
         D = task.tokens or task.x_train.shape[2]
-        self.sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens))
+        self.model = MODELS[cfg.model]
+        self.sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens), cfg.model)
         self.shapes = initial.parameter_shapes(self.sizes, cfg.aux)
         self.check_data()
         self.split()
@@ -146,7 +148,7 @@ class Run:
         draws = model.draw(cfg.seed, step, cfg.aux, *size, self.shapes, own, dropconnect, lengths.min())
 
         options = {"K": self.K, "aux_K": self.aux_K, "aux_weight": cfg.aux_weight, "batch_size": len(rows)}
-        total, *others = self.in_shards(model.loss_and_grads, state.params, x, y, draws, lengths, **options)
+        total, *others = self.in_shards(self.model.loss_and_grads, state.params, x, y, draws, lengths, **options)
         for other in others:  # in the order of the shards, whichever was ready first
             for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):
                 for name in its:
@@ -209,7 +211,8 @@ class Run:
             size = cfg.anchors, cfg.aux_length, inputs.shape[1], len(some), self.shapes
             draws = model.draw(cfg.seed, number, cfg.aux, *size, shortest=shortest, evaluation=True)
             batch = params, inputs, y[some], draws, lengths[some]
-            for part in self.in_shards(evaluation.evaluate, *batch, mean=self.mean):
+            logits = getattr(self.model, "logits", None)
+            for part in self.in_shards(evaluation.evaluate, *batch, mean=self.mean, logits=logits):
                 for name, value in part.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all

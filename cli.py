@@ -119,12 +119,14 @@ def cli():
 @cli.command()
 @setting("task", click.Choice(datasets.NAMES), "What to learn.", "none, needed for a new run")
 @setting("aux", click.Choice(CHOICES["aux"]), "Auxiliary losses: reconstruct the past, predict the future, both.")
-@setting("model", click.Choice(CHOICES["model"]), "The recurrent model.")
+@setting(
+    "model", click.Choice(CHOICES["model"]), "The model; all but the LSTM are baselines without auxiliary losses."
+)
 @setting(
     "bptt",
     Steps("full"),
     "Truncation of the supervised loss in steps; at 0 it trains the classifier alone.",
-    "300; 75 with --size 14",
+    "300; 75 with --size 14; full for the Transformer",
 )
 @setting(
     "aux_bptt",
@@ -151,7 +153,11 @@ def cli():
 )
 @setting("epochs", int, "Epochs on both losses.", "by preset")
 @setting("batch_size", int, "Sequences a batch.")
-@setting("hidden", int, "LSTM units; the classifier's and heads' hidden layers are twice as wide.")
+@setting(
+    "hidden",
+    int,
+    "LSTM units; the classifier's and heads' hidden layers are twice as wide, a Transformer 3/4 as wide.",
+)
 @setting("lr", float, "Learning rate of RMSProp.")
 @setting("lr_schedule", click.Choice(CHOICES["lr_schedule"]), "Over all steps of the run.")
 @setting("clip", float, "Largest global norm of the gradient; 0 leaves it as it is.")

@@ -59,6 +59,21 @@ def wait_for(xp):
         xp.cuda.Device().synchronize()
 
 
+def free_memory(xp):
+    """The bytes of memory that are free, of the GPU's or the machine's; None where that is unknown.
+
+    What the system keeps of files counts as free, for it gives it back: hence /proc, sysconf leaves it out.
+    """
+    if xp is not np:
+        return xp.cuda.Device().mem_info[0]
+    try:
+        with open("/proc/meminfo") as file:
+            kilobytes = dict(line.split()[:2] for line in file)
+        return 1024 * int(kilobytes["MemAvailable:"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def keep_freed_memory():
     """Keep freed arrays with the process instead of handing them back to the system.
 

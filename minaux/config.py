@@ -80,6 +80,8 @@ def build(given, cores):
     defaults |= TASKS.get(given.get("task"), {})
     if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
         defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
+    if given.get("model") == "transformer":
+        defaults["bptt"] = "full"
     defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
     if given.get("aux", "none") == "none":
         defaults["pretrain_epochs"] = 0
@@ -117,7 +119,7 @@ RANGES = {
 }
 CHOICES = {
     "aux": ("none", "r", "p", "rp"),
-    "model": ("lstm", "irnn"),
+    "model": ("lstm", "irnn", "transformer"),
     "lr_schedule": ("constant", "cosine"),
     "device": ("auto", "cpu", "gpu"),
     "dtype": ("float32", "float64"),
@@ -153,6 +155,8 @@ def check(config):
         raise UserError("--dropconnect: 1 would drop every weight, it must be below 1")
     if config.model != "lstm" and config.aux != "none":
         raise UserError(f"--aux: the {config.model} has no auxiliary loss; leave it out, or choose --model lstm")
+    if config.model == "transformer" and config.bptt != "full":
+        raise UserError("--bptt: the transformer sees all steps at once, nothing is truncated; leave it out")
     if config.aux == "none" and config.pretrain_epochs:
         raise UserError("--pretrain-epochs: there is no auxiliary loss to pretrain with; choose --aux r, p or rp")
 

@@ -17,7 +17,7 @@ def duration(seconds):
 def introduction(run, state):
     """What will be trained."""
     cfg = run.cfg
-    model = {"lstm": "LSTM", "irnn": "iRNN"}[cfg.model]
+    model = {"lstm": "LSTM", "irnn": "iRNN", "transformer": "Transformer"}[cfg.model]
     model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step
@@ -26,8 +26,9 @@ def introduction(run, state):
         f"{model} on {cfg.task}: {run.parameters():,} parameters, "
         f"{run.T if shortest == run.T else f'{shortest} to {run.T}'} steps a sequence",
         f"{len(run.train_rows):,} training, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
-        f"supervised loss: truncation {cfg.bptt}",
     ]
+    if cfg.model != "transformer":
+        lines.append(f"supervised loss: truncation {cfg.bptt}")
     if cfg.aux != "none":
         L = fit_length(cfg.aux_length, max(run.lengths))
         varies = fit_length(cfg.aux_length, shortest) < L  # with the shortest sequence of each batch

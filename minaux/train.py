@@ -16,11 +16,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from . import arrays, batches, evaluation, initial, irnn, model, optim, report, shards
+from . import arrays, batches, evaluation, initial, irnn, model, optim, report, shards, transformer
 from .checkpoint import RunDirectory, State
 from .config import UserError
 
-MODELS = {"lstm": model, "irnn": irnn}
+MODELS = {"lstm": model, "irnn": irnn, "transformer": transformer}
 VALIDATION_SEED = 0  # the same split whatever --seed is
 ROW_EVERY, SAVE_EVERY_S = 10, 60
 
@@ -72,6 +72,17 @@ class Run:
             others = [f"{name} {n}, not {was[name]}" for name, n in counts.items() if n != was[name]]
             raise UserError(f"the data differ from this run's: {', '.join(others)}; check --data-dir")
 
+    def check_memory(self):
+        """Raises UserError if a batch of the longest sequences needs more memory than there is."""
+        needed_bytes, free = getattr(self.model, "needed_bytes", None), arrays.free_memory(self.xp)
+        if needed_bytes is None or free is None:
+            return
+        T, N = int(self.lengths[self.train_rows].max()), min(self.cfg.batch_size, len(self.train_rows))
+        needed = needed_bytes(T, N, self.sizes, self.cfg.dtype, self.cfg.shards, self.device == "gpu")
+        if needed > free:
+            what = f"a batch of {N} sequences of {T} steps needs {needed:,} bytes of memory"
+            raise UserError(f"{what}, and {free:,} are free; try a smaller --batch-size or --hidden")
+
     def split(self):
         """Draw the validation rows; take the training inputs' mean for the auxiliary report."""
         cfg, task = self.cfg, self.task
@@ -92,6 +103,7 @@ class Run:
     def new_state(self):
         """The State at step 0, with its files. Raises UserError if the directory holds a run already."""
         cfg = self.cfg
+        self.check_memory()
         with threadpool_limits(1), np.errstate(over="ignore"):  # BLAS threads would change the bits
             params = initial.init_params(self.sizes, cfg.aux, self.T, cfg.seed, cfg.forget_bias, cfg.dtype)
         if not all(np.isfinite(w).all() for w in params.values()):
@@ -104,6 +116,7 @@ class Run:
 
     def saved_state(self):
         """The State to resume from. Raises UserError if the checkpoint is damaged or another run's."""
+        self.check_memory()
         state = self.directory.load(self.cfg, self.shapes)
         if self.total_steps < state.step:
             done = -(-max(state.step - self.pretrain_steps, 0) // self.steps_per_epoch)

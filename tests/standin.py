@@ -187,7 +187,7 @@ def cupy():
     module.asarray, module.empty, module.RawModule, module.__version__ = asarray, empty, RawModule, "stand-in"
     module.empty_like = lambda a: empty(a.shape, a.dtype)
     module.cuda = types.SimpleNamespace(
-        Device=lambda: types.SimpleNamespace(synchronize=lambda: None),
+        Device=lambda: types.SimpleNamespace(synchronize=lambda: None, mem_info=(2**40, 2**40)),
         Event=Event,
         get_elapsed_time=lambda begin, end: 1e3 * (end.at - begin.at),
         runtime=types.SimpleNamespace(getDeviceProperties=lambda device: {"name": b"stand-in"}),

@@ -74,12 +74,12 @@ class Run:
 
     def check_memory(self):
         """Raises UserError if a batch of the longest sequences needs more memory than there is."""
-        needed_bytes, free = getattr(self.model, "needed_bytes", None), arrays.free_memory(self.xp)
-        if needed_bytes is None or free is None:
+        if not hasattr(self.model, "needed_bytes"):
             return
         T, N = int(self.lengths[self.train_rows].max()), min(self.cfg.batch_size, len(self.train_rows))
-        needed = needed_bytes(T, N, self.sizes, self.cfg.dtype, self.cfg.shards, self.device == "gpu")
-        if needed > free:
+        needed = self.model.needed_bytes(T, N, self.sizes, self.cfg.dtype, self.cfg.shards, self.device == "gpu")
+        free = arrays.free_memory(self.xp)
+        if free is not None and needed > free:
             what = f"a batch of {N} sequences of {T} steps needs {needed:,} bytes of memory"
             raise UserError(f"{what}, and {free:,} are free; try a smaller --batch-size or --hidden")
 

@@ -154,12 +154,15 @@ def test_blocks_change_nothing(block, monkeypatch):
     assert max(sizes) <= max(block, 4 * 13) and sum(sizes) == 2 * LAYERS * 5 * 4 * 13 * 13
 
 
-def test_float32_stays_float32_and_is_near():
+def test_float32_stays_float32_and_is_near(monkeypatch):
     params, x, y, draws, mask = problem(3, 12, 2, 16, 4, padded=True)
     expected = transformer.loss_and_grads(params, x, y, draws, 12, mask=mask)
     narrow = {name: w.astype("f4") for name, w in params.items()}
     draws = draws._replace(masks={name: w.astype("f4") for name, w in draws.masks.items()})
+    dtypes, make = [], transformer.scores
+    monkeypatch.setattr(transformer, "scores", lambda *args: dtypes.append(make(*args).dtype.name) or make(*args))
     found = transformer.loss_and_grads(narrow, x.astype("f4"), y, draws, 12, mask=mask.astype("f4"))
+    assert set(dtypes) == {"float32"}
     assert {g.dtype.name for g in found.grads.values()} == {"float32"}
     assert found.losses["supervised"].dtype == transformer.logits(narrow, x.astype("f4")).dtype == np.float32
     _, cache = transformer.encoder_forward(narrow, x.astype("f4"), mask.astype("f4"))

@@ -71,7 +71,7 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
     """Initial weights, on the host: Glorot uniform (each gate a layer of its own), Wh orthogonal by gate,
     token tables N(0, 1), biases 0 but the forget gates': `forget_bias`, or "chrono" for
     b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018). An iRNN's Wh is the identity, its Wx N(0, 0.001²);
-    a norm's gains are 1.
+    a Transformer's We is N(0, 1) for numbers too, so that they weigh about as much as positions; its gains are 1.
 
     Every parameter has a stream of its own, so none, r and p start from the same main LSTM.
     """
@@ -85,7 +85,7 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
             w = 0.001 * r.standard_normal(shape)
         elif kind == "Wh":
             w = np.concatenate([orthogonal(r, H) for _ in "ifgo"])
-        elif kind == "We" and sizes.tokens:
+        elif kind == "We" and (sizes.tokens or sizes.model == "transformer"):
             w = r.standard_normal(shape)
         elif kind.startswith("W"):
             fan_out = H if kind == "Wx" else shape[0]

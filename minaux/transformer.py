@@ -227,7 +227,8 @@ def encoder_forward(params, x, mask=None, keep=True):
         out, feed_forward = feed_forward_forward(h, params, f"layer{n}")
         h += out
         if keep:
-            caches.append((attention, feed_forward))
+            caches += [attention, feed_forward]
+        del out, attention, feed_forward
     y, norm = norm_forward(h, params, "norm")
     y *= share
     return y.sum(1), (x, share, hide, caches, norm) if keep else None
@@ -238,9 +239,8 @@ def encoder_backward(dm, cache, params, grads):
     x, share, hide, caches, norm = cache
     dh = norm_backward(share * dm[:, None], norm, params, grads, "norm")  # m = Σ share norm(h)
     for n in reversed(range(LAYERS)):
-        attention, feed_forward = caches.pop()
-        dh += feed_forward_backward(dh, feed_forward, params, grads, f"layer{n}")  # h = h + max(norm2(h) ...
-        dh += self_attention_backward(dh, attention, params, grads, f"layer{n}", hide)  # h = h + (p v) Wo' + bo
+        dh += feed_forward_backward(dh, caches.pop(), params, grads, f"layer{n}")  # h = h + max(norm2(h) ...
+        dh += self_attention_backward(dh, caches.pop(), params, grads, f"layer{n}", hide)  # h = h + (p v) ...
     embedding_backward(dh, x, params, grads)
 
 
@@ -271,7 +271,7 @@ def needed_bytes(T, N, sizes, dtype="float32", shards=1, gpu=False):
     E, F = encoder_widths(sizes.H)
     layer = (2 * (E + 1), 4 * E, HEADS, F)  # norm1, norm2; q, k, v, heads; logsum; hidden
     end = E + 1  # the last norm
-    flight = 7 * E  # in the last layer's attention: dh, dheads, dq, dk, dv, y and a product
+    flight = 8 * E  # in the last layer's attention: dh, dheads, dq, dk, dv, y and a product
     numbers = T * N * (LAYERS * sum(layer) + end + flight)
     block = max(GPU_BLOCK if gpu else CPU_BLOCK, HEADS * T)
     return np.dtype(dtype).itemsize * (numbers + 2 * shards * block) + T * N * sizes.D

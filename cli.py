@@ -126,6 +126,7 @@ def cli():
     "Truncation of the supervised loss in steps; at 0 it trains the classifier alone.",
     "300; 75 with --size 14",
 )
+@setting("checkpoint_every", int, "Keep only every n-th state, n a multiple of 8, and run those steps again.")
 @setting(
     "aux_bptt",
     Steps("full"),

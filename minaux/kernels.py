@@ -145,14 +145,14 @@ def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     return hs[0].T, cs[0].T
 
 
-def lstm_backward(dh, dh_last, dc_last, cache):
+def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
     x, hs, cs, gates, Wx, Wh, _, mask = cache
     xp, (S, N, H), tokens = array_module(hs), (len(gates), *hs.shape[1:]), x.ndim == 2
     dh_t, dc = (xp.zeros_like(hs[0]) if a is None else a.T.copy() for a in (dh_last, dc_last))  # [N, H]
     dh = None if dh is None else by_sequence(dh)
     WhT = xp.ascontiguousarray(Wh.T)
     dx = None if tokens else xp.empty_like(x)
-    dWx, dWh, db = xp.zeros_like(Wx), xp.zeros_like(Wh), xp.zeros((4 * H, 1), Wh.dtype)
+    dWx, dWh, db = dweights or (xp.zeros_like(Wx), xp.zeros_like(Wh), xp.zeros((4 * H, 1), Wh.dtype))
     for t0, t1 in reversed(cut(S, CHUNK)):
         dz = xp.empty((t1 - t0, N, 4 * H), hs.dtype)
         step = t1 - t0 if whole_windows(hs) else 1

@@ -12,9 +12,9 @@ try:
     from tqdm import tqdm
 
     import datasets
-    from minaux import __version__, config, plots
+    from minaux import __version__, analyses, config, plots
     from minaux import export as exporting
-    from minaux.checkpoint import RunDirectory
+    from minaux.checkpoint import RunDirectory, write_whole
     from minaux.config import CHOICES, UserError
     from minaux.train import Run, Stopped
 except ModuleNotFoundError as error:
@@ -388,6 +388,59 @@ def export(run, out):
     """Write RUN's weights for PyTorch: they load into nn.LSTM, nn.Linear and nn.Embedding as they are."""
     exporting.export(run, out)
     click.echo(f"{out} is written")
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", type=click.Choice([*analyses.GRIDS, "cost"]))
+@click.option("--out", required=True, type=click.Path(), help="Directory of the runs, table.md and picture.png.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[TRAIN OPTIONS]...")
+@one_line_errors
+def analyse(name, out, options):
+    """Run one of the paper's analyses: a grid of runs that ends with a table and a picture.
+
+    The same command goes on where an earlier one stopped. Further options are those of `train`, for all runs of the
+    grid: --task above all, --epochs, --limit-train. `cost` takes none.
+
+    \b
+    truncation   accuracy of none, r and p against the truncation, down to 1 and 0
+    curves       training curves of none, r and p
+    anchors      r's accuracy with more anchors and shorter segments
+    cost         time and memory of a training step against the length of the sequences
+    """
+    noted = os.path.join(out, "options.json")
+    os.makedirs(out, exist_ok=True)
+    if os.path.exists(noted) and plots.read_json(noted) != [name, *options]:
+        raise UserError(f"{out} is of another analysis ({noted} says which): choose another --out")
+    write_whole(noted, json.dumps([name, *options]).encode())
+    if name == "cost":
+        if options:
+            raise UserError(f"cost takes no options of train: leave {options[0]} out")
+        text, figure = analyses.cost_summary(measured_costs(os.path.join(out, "rows.json")))
+    else:
+        for n, (run, given) in enumerate(grid := analyses.runs(name, out)):
+            if analyses.finished(run):
+                continue
+            click.echo(f"run {n + 1} of {len(grid)}: {run}")
+            flags = [word for option, value in given.items() for word in (config.option(option), str(value))]
+            again = ["--resume"] if os.path.exists(RunDirectory(run).checkpoint) else []
+            train.main([*options, *flags, "--out", run, *again], prog_name="cli.py train", standalone_mode=False)
+        text, figure = analyses.summary(name, out)
+    write_whole(os.path.join(out, "table.md"), text.encode())
+    plots.save(figure, os.path.join(out, "picture.png"))
+    click.echo(f"{text}\n{os.path.join(out, 'table.md')} and picture.png are written")
+
+
+def measured_costs(path):
+    """The rows of the cost analysis, those in the file `path` and then those it lacks, which are added to it."""
+    from tests import bench
+
+    rows = plots.read_json(path) if os.path.exists(path) else []
+    for name, case in bench.costs():
+        if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
+            click.echo(f"{name}, {case.T:,} steps")
+            rows.append({"name": name, **bench.measure(case, min(cores(), 256), 3, pytorch=False)})
+            write_whole(path, json.dumps(rows).encode())
+    return rows
 
 
 @cli.command()

@@ -31,6 +31,10 @@ def mixed(n):
     return np.random.RandomState(0).permutation(n)
 
 
+def counted(n, thing):
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('s') else 's'}"
+
+
 def brief(error):
     """The beginning of its text, in one line."""
     return " ".join(f"{error}".split())[:100]

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from . import files
-from .task import DataError, Task, mixed
+from .task import DataError, Task, counted, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dbpedia"
 FILES = (
@@ -50,12 +50,14 @@ def rows(data, place, max_length):
     lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(lines, strict=True)
     texts, labels, line = [], [], 1
+    remedy = "mend or delete that line, or restore the file"
     try:
         for row in reader:
             if len(row) != 3:
-                raise ValueError(f"{len(row)} fields, not 3 (class, title, text)")
+                raise ValueError(f"{counted(len(row), 'field')}, not 3 (class, title, text)")
             if row[0].strip() not in CLASS_NAMES:
-                raise ValueError(f"class {row[0]!r:.20}, not 1 to {CLASSES}")
+                header = " (a header? there must be none)" if not texts and row[0].strip().isalpha() else ""
+                raise ValueError(f"class {row[0]!r:.20}, not 1 to {CLASSES}{header}")
             text = " ".join(filter(None, (field.strip() for field in row[1:]))).encode()
             if len(text) < 3:
                 raise ValueError("title and text have fewer than 3 bytes")
@@ -63,9 +65,11 @@ def rows(data, place, max_length):
             labels.append(int(row[0]) - 1)
             line = reader.line_num + 1
     except UnicodeEncodeError:
-        raise DataError(f"{place}, line {line}: not UTF-8") from None
+        raise DataError(f"{place}, line {line}: not UTF-8: {remedy}") from None
     except (ValueError, csv.Error) as error:
-        raise DataError(f"{place}, line {line}: {error}") from None
+        cut = "a quote is not closed, the file is probably cut off"
+        text = cut if str(error) == "unexpected end of data" else error
+        raise DataError(f"{place}, line {line}: {text}: {remedy}") from None
     if not texts:
         raise DataError(f"{place} is empty: restore it")
     order = mixed(len(texts))

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import files
-from .task import DataError, Task, brief, mixed
+from .task import DataError, Task, brief, counted, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dogs"
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -89,10 +89,12 @@ def read_list(data, place):
         mat = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=("file_list", "labels"))
         names = [str(name) for name in np.atleast_1d(mat["file_list"])]
         labels = [int(label) for label in np.atleast_1d(mat["labels"])]
-    except Exception as error:  # a damaged .mat raises nearly anything
-        raise DataError(f"{place} holds no file_list and labels ({brief(error)}): restore it") from None
+    except Exception:  # a damaged .mat raises nearly anything
+        raise DataError(f"{place} is damaged, or holds no file_list and labels: restore it") from None
     if len(names) != len(labels) or not names:
-        raise DataError(f"{place} has {len(names)} pictures and {len(labels)} labels: restore it")
+        raise DataError(
+            f"{place} has {counted(len(names), 'picture')} and {counted(len(labels), 'label')}: restore it"
+        )
     for i, (name, label) in enumerate(zip(names, labels)):
         if not 1 <= label <= CLASSES:
             raise DataError(f"{place}: entry {i}, {name}, has label {label}, not 1 to {CLASSES}: restore it")
@@ -132,11 +134,13 @@ def entries(splits):
 
 def scale(data, place, size):
     """The pixels `[size*size, 3]` of a picture. Raises DataError if it does not decode."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:  # one of the .jpg files is a PNG
             small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except UnidentifiedImageError:
+        raise DataError(f"{place} is no JPEG or PNG: restore it") from None
     except Exception as error:  # as above
         raise DataError(f"{place} does not decode ({brief(error)}): restore it") from None
     return np.asarray(small).reshape(-1, 3)

@@ -20,6 +20,8 @@ FILES = (
         68_341_743,
         "42db5221ddedddb673a4cabcc5f3a7d869714c878bcfe4ba94b29d14aa38e417",
         ("https://s3.amazonaws.com/fast-ai-nlp/dbpedia_csv.tgz",),
+        "train.csv and test.csv",
+        lambda folder: dict.fromkeys(NAMES),
     ),
 )
 NAMES = ["dbpedia_csv/train.csv", "dbpedia_csv/test.csv"]
@@ -32,11 +34,11 @@ def load(folder, max_length=512):
 
     What is longer loses its end: the first sentences say what the article is about, and few reach beyond 512
     bytes. The rows are mixed. Raises ValueError for a max_length below 3, DataError for a row that is wrong,
-    FileNotFoundError for a file that is missing.
+    Incomplete for a file that is missing.
     """
     if max_length < 3:
         raise ValueError(f"--max-length: {max_length} is too short, it must be at least 3")
-    parts = {name: rows(data, place, max_length) for name, place, data in files.read(folder, FILES[0], NAMES)}
+    parts = {name: rows(data, place, max_length) for name, place, data in files.read(folder, FILES[0])}
     (x_train, y_train), (x_test, y_test) = (parts[name] for name in NAMES)
     return Task(x_train, y_train, x_test, y_test, classes=CLASSES, tokens=256)
 

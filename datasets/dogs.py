@@ -24,12 +24,16 @@ IMAGES = files.File(
     793_579_520,
     "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
     (ADDRESS + "images.tar",),
+    "Images/",
+    lambda folder: dict.fromkeys(pictures(read_lists(folder))),
 )
 LISTS = files.File(
     "lists.tar",
     481_280,
     "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
     (ADDRESS + "lists.tar",),
+    "train_list.mat and test_list.mat",
+    lambda folder: dict.fromkeys(SPLITS),
 )
 FILES = (LISTS, IMAGES)
 SPLITS = ("train_list.mat", "test_list.mat")
@@ -41,7 +45,7 @@ def load(folder, size=128):
 
     The scaled pictures are kept there, in pixels-SIZE.npy, and mapped into memory from it; they are made anew when
     the lists have changed. Raises ValueError for a size that is not 16 to 128, DataError for what is wrong,
-    FileNotFoundError for what is missing.
+    Incomplete for what is missing.
     """
     if not 16 <= size <= 128:
         raise ValueError(f"--size: {size} is not a size of dogs, choose 16 to 128")
@@ -74,7 +78,7 @@ def task(records, splits):
 
 def read_lists(folder):
     """[{picture's path below Images/: its label, 1 to 120}] of training and test, each mixed."""
-    found = {name: read_list(data, place) for name, place, data in files.read(folder, LISTS, SPLITS)}
+    found = {name: read_list(data, place) for name, place, data in files.read(folder, LISTS)}
     both = found[SPLITS[0]].keys() & found[SPLITS[1]].keys()
     if both:
         raise DataError(f"{folder}: {' and '.join(SPLITS)} both list {min(both)}: restore them")
@@ -103,13 +107,17 @@ def read_list(data, place):
     return {files.inside(name, place): label for name, label in zip(names, labels)}
 
 
+def pictures(splits):
+    return [f"Images/{name}" for split in splits for name in split]
+
+
 def scale_all(folder, splits, size):
     """The records of all pictures, training first, in the order of the lists."""
-    rows = {f"Images/{name}": i for i, name in enumerate(name for split in splits for name in split)}
+    rows = {name: i for i, name in enumerate(pictures(splits))}
     records = np.empty(len(rows), record(size))
     records["entry"] = entries(splits)
-    pictures = files.read(folder, IMAGES, rows)
-    for name, place, data in tqdm(pictures, f"scaling to {size}x{size}", len(rows), unit=" pictures", disable=None):
+    found = files.read(folder, IMAGES)
+    for name, place, data in tqdm(found, f"scaling to {size}x{size}", len(rows), unit=" pictures", disable=None):
         one = records[rows[name]]
         one["file"], one["pixels"] = digest(data), scale(data, place, size)
         one["sha256"] = digest(one["pixels"])

@@ -159,9 +159,21 @@ def test_an_empty_file_is_named(folder):
 
 
 def test_a_missing_file_is_named(folder):
+    command = f"with: python cli.py data fetch dbpedia --data-dir {folder}"
     (folder / "test.csv").unlink()
-    with pytest.raises(DataError, match="has neither dbpedia_csv.tgz nor dbpedia_csv/test.csv: get it with"):
+    with pytest.raises(DataError) as error:
         load(folder)
+    assert str(error.value) == f"{folder}/test.csv is missing: restore it, or get dbpedia_csv.tgz {command}"
+    (folder / "train.csv").unlink()
+    with pytest.raises(DataError) as error:
+        load(folder)
+    assert str(error.value) == f"{folder} has neither dbpedia_csv.tgz nor train.csv and test.csv: get it {command}"
+
+
+def test_unpacked_files_are_not_fetched(folder, invoke, monkeypatch):
+    monkeypatch.setattr(pooch, "retrieve", lambda *_, **__: pytest.fail("fetched"))
+    ended = invoke("data", "fetch", "dbpedia", "--data-dir", folder)
+    assert ended.stdout == f"{folder} has train.csv and test.csv already, unpacked\n" and ended.status == 0
 
 
 def test_check_counts(folder):

@@ -265,8 +265,55 @@ def test_what_a_killed_process_left_is_removed(tree):
 
 def test_a_missing_picture_is_named(tree):
     (tree / "Images" / "n01-Pug" / "n01_9.jpg").unlink()
-    with pytest.raises(DataError, match="has neither images.tar nor Images/n01-Pug/n01_9.jpg: get it with"):
+    with pytest.raises(DataError) as error:
         load(tree)
+    command = f"python cli.py data fetch dogs --data-dir {tree}"
+    assert str(error.value) == (
+        f"{tree}/Images/n01-Pug/n01_9.jpg is missing: restore it, or get images.tar with: {command}"
+    )
+    (tree / "test_list.mat").unlink()
+    with pytest.raises(DataError, match="/test_list.mat is missing: restore it, or get lists.tar with: python"):
+        load(tree)
+
+
+def test_unpacked_files_are_not_fetched(tree, invoke, monkeypatch):
+    monkeypatch.setattr(pooch, "retrieve", lambda *_, **__: pytest.fail("fetched"))
+    ended = invoke("data", "fetch", "dogs", "--data-dir", tree)
+    assert ended.status == 0
+    assert ended.stdout == (
+        f"{tree} has train_list.mat and test_list.mat already, unpacked\n{tree} has Images/ already, unpacked\n"
+    )
+
+
+def test_what_is_unpacked_in_part_is_fetched(tree, invoke, monkeypatch):
+    fetched = []
+
+    def retrieve(url, known_hash, name, folder, downloader):
+        (folder / name).write_bytes(b"")
+        fetched.append(name)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    (tree / "Images" / "n01-Pug" / "n01_9.jpg").unlink()
+    assert invoke("data", "fetch", "dogs", "--data-dir", tree).status == 0 and fetched == ["images.tar"]
+    (tree / "images.tar").unlink()
+    (tree / "test_list.mat").unlink()
+    assert invoke("data", "fetch", "dogs", "--data-dir", tree).status == 0
+    assert fetched == ["images.tar", "lists.tar", "images.tar"]
+
+
+def test_the_list_judges_pictures_by_the_lists(tree, invoke):
+    def line():
+        [line] = [line for line in invoke("data", "list", "--data-dir", tree).stdout.splitlines() if "dogs" in line]
+        return line
+
+    assert line().startswith("dogs     8 files, ")
+    (tree / "Images" / "n01-Pug" / "n01_9.jpg").unlink()
+    assert line().startswith(f"dogs     incomplete: {tree}/Images/n01-Pug/n01_9.jpg is missing; 794.1 MB by: ")
+    for name in dogs.SPLITS:
+        (tree / name).unlink()
+    assert line().startswith(
+        f"dogs     incomplete: {tree} has neither lists.tar nor train_list.mat and test_list.mat"
+    )
 
 
 @pytest.mark.parametrize(

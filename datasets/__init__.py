@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from . import cifar10, dbpedia, dogs, files, mnist, npz
 from .files import File
-from .task import DataError, Incomplete, Task
+from .task import DataError, Incomplete, Task, counted
 
 __all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "command", "fetch", "folder", "load", "survey"]
 
@@ -85,10 +85,12 @@ def check(name, data_dir=None):
     if source.whole not in (None, counts):
         line += " (a part: the whole has {:,} and {:,})".format(*source.whole)
     classes = len({*task.y_train.tolist(), *task.y_test.tolist()})
-    line += f", {classes} classes" if classes == task.classes else f", {classes} of {task.classes} classes"
+    part = "" if classes == task.classes else f"{classes} of "
+    line += f", {part}{counted(task.classes, 'class')}"
     if task.tokens:
         lengths = [len(x) for x in (*task.x_train, *task.x_test)]
-        line += f", {min(lengths):,} to {max(lengths):,} tokens each, of {task.tokens:,} kinds"
+        least = f"{min(lengths):,} to " if min(lengths) < max(lengths) else ""
+        line += f", {least}{max(lengths):,} tokens each, of {counted(task.tokens, 'kind')}"
     elif not source.check:
         line += ", {:,} steps of {} each".format(*task.x_train.shape[1:])
     return line

@@ -232,7 +232,10 @@ def test_a_missing_file_is_named(tmp_path, invoke):
 
 def test_check_counts(load, tmp_path):
     load(x=TOKENS, y=Y)
-    counts = "18 training and 2 test sequences, 3 classes, 6 to 6 tokens each, of 10 kinds"
+    counts = "18 training and 2 test sequences, 3 classes, 6 tokens each, of 10 kinds"
+    assert datasets.check("npz", tmp_path / "own.npz") == f"npz: {counts}"
+    load(x=TOKENS * 0, y=Y * 0, lengths=LENGTHS)
+    counts = "18 training and 2 test sequences, 1 class, 3 to 6 tokens each, of 1 kind"
     assert datasets.check("npz", tmp_path / "own.npz") == f"npz: {counts}"
 
 

@@ -289,20 +289,25 @@ def megabytes(size):
 
 
 @data.command("list")
+@click.option(
+    "--data-dir",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder to look in.  [default: datasets/data/NAME]",
+)
 @one_line_errors
-def list_data():
-    """What is there of each task's files, how large, and where."""
+def list_data(data_dir):
+    """What is there of each task's files, how large, and where, by names and sizes; check reads them."""
     for name, source in datasets.TASKS.items():
-        folder = source.folder
-        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder else []
-        if folder is None:
+        paths, fault = datasets.survey(name, data_dir)
+        if not source.files:
             line = f"a file of yours: --task {name} --data-dir FILE"
-        elif sizes:
-            files = "1 file" if len(sizes) == 1 else f"{len(sizes):,} files"
-            line = f"{files}, {megabytes(sum(sizes))}, in {folder}"
+        elif paths and not fault:
+            size = megabytes(sum(path.stat().st_size for path in paths))
+            line = f"{datasets.task.counted(len(paths), 'file')}, {size}, in {datasets.folder(name, data_dir)}"
         else:
-            size = megabytes(sum(file.size for file in source.downloads))
-            line = f"not there; {size} by: python cli.py data fetch {name}"
+            line = f"incomplete: {fault}" if paths else "not there"
+            if source.size:
+                line += f"; {megabytes(source.size)} by: {datasets.command(name, data_dir)}"
         click.echo(f"{name:8} {line}")
 
 
@@ -313,14 +318,15 @@ def list_data():
 def fetch(name, data_dir):
     """Download NAME's files.
 
-    What is there already and right is left alone; nothing stays of a download that fails.
+    What is there already and right, packed or unpacked, is left alone; nothing stays of a download that fails.
     """
     source = datasets.TASKS[name]
-    if not source.downloads:
-        click.echo(
-            f"nothing to download: {name} is " + (f"in {source.folder}" if source.folder else "a file of yours")
-        )
-    datasets.fetch(name, data_dir, tell=tqdm.write)
+    if source.size:
+        return datasets.fetch(name, data_dir, tell=tqdm.write)
+    text = f"nothing to download: {name} is " + (f"in {source.folder}" if source.folder else "a file of yours")
+    if data_dir:
+        raise UserError(f"{text}; leave --data-dir out")
+    click.echo(text)
 
 
 @data.command()

@@ -71,6 +71,7 @@ def function(xp, real, name, shared):
 def launch(name, blocks, threads, *args, shared=0):
     """Start the kernel `name`; `args` are integers, arrays, which must be contiguous, or None."""
     arrays = [a for a in args if a is not None and not isinstance(a, int)]
+    assert all(a.flags.c_contiguous for a in arrays), name
     real = "double" if arrays[0].dtype == "float64" else "float"
     args = [np.int32(a) if isinstance(a, int) else np.uintp(0) if a is None else a for a in args]
     function(array_module(arrays[0]), real, name, shared)((blocks,), (threads,), tuple(args), shared_mem=shared)

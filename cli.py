@@ -12,9 +12,9 @@ try:
     from tqdm import tqdm
 
     import datasets
-    from minaux import __version__, config, plots
+    from minaux import __version__, analyses, config, plots
     from minaux import export as exporting
-    from minaux.checkpoint import RunDirectory
+    from minaux.checkpoint import RunDirectory, write_whole
     from minaux.config import CHOICES, UserError
     from minaux.train import Run, Stopped
 except ModuleNotFoundError as error:
@@ -128,6 +128,7 @@ def cli():
     "Truncation of the supervised loss in steps; at 0 it trains the classifier alone.",
     "300; 75 with --size 14; full for the Transformer",
 )
+@setting("checkpoint_every", int, "Keep only every n-th state, n a multiple of 8, and run those steps again.")
 @setting(
     "aux_bptt",
     Steps("full"),
@@ -294,20 +295,25 @@ def megabytes(size):
 
 
 @data.command("list")
+@click.option(
+    "--data-dir",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder to look in.  [default: datasets/data/NAME]",
+)
 @one_line_errors
-def list_data():
-    """What is there of each task's files, how large, and where."""
+def list_data(data_dir):
+    """What is there of each task's files, how large, and where, by names and sizes; check reads them."""
     for name, source in datasets.TASKS.items():
-        folder = source.folder
-        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder else []
-        if folder is None:
+        paths, fault = datasets.survey(name, data_dir)
+        if not source.files:
             line = f"a file of yours: --task {name} --data-dir FILE"
-        elif sizes:
-            files = "1 file" if len(sizes) == 1 else f"{len(sizes):,} files"
-            line = f"{files}, {megabytes(sum(sizes))}, in {folder}"
+        elif paths and not fault:
+            size = megabytes(sum(path.stat().st_size for path in paths))
+            line = f"{datasets.task.counted(len(paths), 'file')}, {size}, in {datasets.folder(name, data_dir)}"
         else:
-            size = megabytes(sum(file.size for file in source.downloads))
-            line = f"not there; {size} by: python cli.py data fetch {name}"
+            line = f"incomplete: {fault}" if paths else "not there"
+            if source.size:
+                line += f"; {megabytes(source.size)} by: {datasets.command(name, data_dir)}"
         click.echo(f"{name:8} {line}")
 
 
@@ -318,14 +324,15 @@ def list_data():
 def fetch(name, data_dir):
     """Download NAME's files.
 
-    What is there already and right is left alone; nothing stays of a download that fails.
+    What is there already and right, packed or unpacked, is left alone; nothing stays of a download that fails.
     """
     source = datasets.TASKS[name]
-    if not source.downloads:
-        click.echo(
-            f"nothing to download: {name} is " + (f"in {source.folder}" if source.folder else "a file of yours")
-        )
-    datasets.fetch(name, data_dir, tell=tqdm.write)
+    if source.size:
+        return datasets.fetch(name, data_dir, tell=tqdm.write)
+    text = f"nothing to download: {name} is " + (f"in {source.folder}" if source.folder else "a file of yours")
+    if data_dir:
+        raise UserError(f"{text}; leave --data-dir out")
+    click.echo(text)
 
 
 @data.command()
@@ -393,6 +400,59 @@ def export(run, out):
     """Write RUN's weights for PyTorch: they load into nn.LSTM, nn.Linear and nn.Embedding as they are."""
     exporting.export(run, out)
     click.echo(f"{out} is written")
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", type=click.Choice([*analyses.GRIDS, "cost"]))
+@click.option("--out", required=True, type=click.Path(), help="Directory of the runs, table.md and picture.png.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[TRAIN OPTIONS]...")
+@one_line_errors
+def analyse(name, out, options):
+    """Run one of the paper's analyses: a grid of runs that ends with a table and a picture.
+
+    The same command goes on where an earlier one stopped. Further options are those of `train`, for all runs of the
+    grid: --task above all, --epochs, --limit-train. `cost` takes none.
+
+    \b
+    truncation   accuracy of none, r and p against the truncation, down to 1 and 0
+    curves       training curves of none, r and p
+    anchors      r's accuracy with more anchors and shorter segments
+    cost         time and memory of a training step against the length of the sequences
+    """
+    noted = os.path.join(out, "options.json")
+    os.makedirs(out, exist_ok=True)
+    if os.path.exists(noted) and plots.read_json(noted) != [name, *options]:
+        raise UserError(f"{out} is of another analysis ({noted} says which): choose another --out")
+    write_whole(noted, json.dumps([name, *options]).encode())
+    if name == "cost":
+        if options:
+            raise UserError(f"cost takes no options of train: leave {options[0]} out")
+        text, figure = analyses.cost_summary(measured_costs(os.path.join(out, "rows.json")))
+    else:
+        for n, (run, given) in enumerate(grid := analyses.runs(name, out)):
+            if analyses.finished(run):
+                continue
+            click.echo(f"run {n + 1} of {len(grid)}: {run}")
+            flags = [word for option, value in given.items() for word in (config.option(option), str(value))]
+            again = ["--resume"] if os.path.exists(RunDirectory(run).checkpoint) else []
+            train.main([*options, *flags, "--out", run, *again], prog_name="cli.py train", standalone_mode=False)
+        text, figure = analyses.summary(name, out)
+    write_whole(os.path.join(out, "table.md"), text.encode())
+    plots.save(figure, os.path.join(out, "picture.png"))
+    click.echo(f"{text}\n{os.path.join(out, 'table.md')} and picture.png are written")
+
+
+def measured_costs(path):
+    """The rows of the cost analysis, those in the file `path` and then those it lacks, which are added to it."""
+    from tests import bench
+
+    rows = plots.read_json(path) if os.path.exists(path) else []
+    for name, case in bench.costs():
+        if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
+            click.echo(f"{name}, {case.T:,} steps")
+            rows.append({"name": name, **bench.measure(case, min(cores(), 256), 3, pytorch=False)})
+            write_whole(path, json.dumps(rows).encode())
+    return rows
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """Tasks: labelled sequences, as NumPy arrays on the host. Imports nothing of minaux."""
 
+import contextlib
 import inspect
 import pathlib
 import shlex
@@ -7,9 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import cifar10, dbpedia, dogs, files, mnist, npz
-from .task import DataError, Task
+from .files import File
+from .task import DataError, Incomplete, Task, counted
 
-__all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "fetch", "folder", "load"]
+__all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "command", "fetch", "folder", "load", "survey"]
 
 
 class Source(NamedTuple):
@@ -17,14 +19,19 @@ class Source(NamedTuple):
 
     load: Callable  # load(folder, ...) returns the Task; what else it takes are the task's options
     folder: pathlib.Path | None  # where its files are unless the user says otherwise
-    downloads: tuple[files.File, ...] = ()  # what `data fetch` gets
+    files: tuple[File, ...] = ()  # what it is read from
     check: Callable | None = None  # check(folder) reads all there is; None: loading does
     whole: tuple[int, int] | None = None  # training and test sequences, where a part of them is a task too
 
+    @property
+    def size(self):
+        """How many bytes `data fetch` gets at most; 0: there is nothing to download."""
+        return sum(file.size for file in self.files if file.urls)
+
 
 TASKS = {
-    "mnist": Source(mnist.load, mnist.HERE),
-    "pmnist": Source(mnist.load_permuted, mnist.HERE),
+    "mnist": Source(mnist.load, mnist.HERE, mnist.FILES),
+    "pmnist": Source(mnist.load_permuted, mnist.HERE, mnist.FILES),
     "cifar10": Source(cifar10.load, cifar10.HERE, cifar10.FILES),
     "dogs": Source(dogs.load, dogs.HERE, dogs.FILES, dogs.check, whole=(12_000, 8_580)),
     "dbpedia": Source(dbpedia.load, dbpedia.HERE, dbpedia.FILES, whole=(560_000, 70_000)),
@@ -35,7 +42,28 @@ NAMES = tuple(TASKS)
 
 def folder(name, data_dir=None):
     """Where the files of the task `name` are: `data_dir`, or else its folder in datasets/data (npz has none)."""
-    return pathlib.Path(data_dir) if data_dir else TASKS[name].folder
+    source = TASKS[name]
+    if not data_dir:
+        return source.folder
+    path = pathlib.Path(data_dir)
+    if source.files and path.is_file():
+        names = ", ".join(file.name for file in source.files)
+        raise DataError(f"{path} is a file; --data-dir is the folder that holds {names}, packed or unpacked")
+    return path
+
+
+def command(name, data_dir=None):
+    """The command that downloads what `name` is read from."""
+    where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+    return f"python cli.py data fetch {name}{where}"
+
+
+def survey(name, data_dir=None):
+    """(paths, fault): the files of the task `name` that are there, and the first thing that is missing or of the
+    wrong size, in words, or None."""
+    found = [files.survey(folder(name, data_dir), file) for file in TASKS[name].files]
+    faults = [fault for _, fault in found if fault]
+    return [path for there, _ in found for path in there.values()], faults[0] if faults else None
 
 
 def load(name, size=None, data_dir=None, max_length=None):
@@ -57,10 +85,12 @@ def check(name, data_dir=None):
     if source.whole not in (None, counts):
         line += " (a part: the whole has {:,} and {:,})".format(*source.whole)
     classes = len({*task.y_train.tolist(), *task.y_test.tolist()})
-    line += f", {classes} classes" if classes == task.classes else f", {classes} of {task.classes} classes"
+    part = "" if classes == task.classes else f"{classes} of "
+    line += f", {part}{counted(task.classes, 'class')}"
     if task.tokens:
         lengths = [len(x) for x in (*task.x_train, *task.x_test)]
-        line += f", {min(lengths):,} to {max(lengths):,} tokens each, of {task.tokens:,} kinds"
+        least = f"{min(lengths):,} to " if min(lengths) < max(lengths) else ""
+        line += f", {least}{max(lengths):,} tokens each, of {counted(task.tokens, 'kind')}"
     elif not source.check:
         line += ", {:,} steps of {} each".format(*task.x_train.shape[1:])
     return line
@@ -68,18 +98,32 @@ def check(name, data_dir=None):
 
 def reading(function, name, data_dir, **options):
     """function(folder, **options), where a missing file is a DataError that says how to get it."""
+    target, source = folder(name, data_dir), TASKS[name]
+    if data_dir and source.files and not target.exists():
+        remedy = f"or get {name} with: {command(name, data_dir)}" if source.size else "or leave it out"
+        raise DataError(f"there is no folder {target}: correct --data-dir, {remedy}")
     try:
-        return function(folder(name, data_dir), **options)
-    except FileNotFoundError as error:
-        where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-        raise DataError(f"{error}: get it with: python cli.py data fetch {name}{where}") from None
+        return function(target, **options)
+    except Incomplete as error:
+        raise DataError(f"{error} with: {command(name, data_dir)}") from None
 
 
 def fetch(name, data_dir, tell):
     """Download what the task `name` is read from; tell(line) hears how it goes. Raises DataError if a file of it
-    cannot be had, with a line for each that says what to put where by hand."""
+    cannot be had, with a line for each that says what to put where by hand. No folder is made in vain."""
     target = folder(name, data_dir)
-    lacking = [file for file in TASKS[name].downloads if not files.fetch(file, target, tell)]
+    new = [path for path in (target, *target.parents) if not path.exists()]
+    try:
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"{error.filename} cannot be made ({error.strerror}): choose another --data-dir"
+            raise DataError(text) from None
+        lacking = [file for file in TASKS[name].files if not files.fetch(file, target, tell)]
+    finally:
+        for path in new:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
     if lacking:
         by_hand = (f"  {f.name} ({f.size:,} bytes) from {' or '.join(f.urls)}" for f in lacking)
         raise DataError("\n".join([f"{name} could not be downloaded; put by hand into {target}", *by_hand]))

@@ -21,6 +21,8 @@ FILES = (
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
             "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/cifar-10-binary.tar.gz",
         ),
+        "cifar-10-batches-bin/",
+        lambda folder: dict.fromkeys(NAMES, RECORDS * RECORD),
     ),
 )
 NAMES = [f"cifar-10-batches-bin/{name}.bin" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
@@ -31,13 +33,11 @@ def load(folder):
     """The Task of x `[n, 1024, 3]` uint8 from cifar-10-binary.tar.gz or cifar-10-batches-bin/ in `folder`.
 
     The archive's checksum is verified; unpacked files, which may be another's copy of the pictures, only by their
-    size and labels. Raises DataError for what is wrong, FileNotFoundError for what is missing.
+    size and labels. Raises DataError for what is wrong, Incomplete for what is missing.
     """
     x = np.empty((len(NAMES), RECORDS, 1024, 3), np.uint8)
     y = np.empty((len(NAMES), RECORDS), np.int64)
-    for name, place, data in files.read(folder, FILES[0], NAMES):
-        if len(data) != RECORDS * RECORD:
-            raise DataError(f"{place} has {len(data):,} bytes, not {RECORDS * RECORD:,}: restore it")
+    for name, place, data in files.read(folder, FILES[0]):
         records = np.frombuffer(data, np.uint8).reshape(RECORDS, RECORD)
         for i in np.flatnonzero(records[:, 0] > 9)[:1]:
             raise DataError(

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from . import files
-from .task import DataError, Task, mixed
+from .task import DataError, Task, counted, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dbpedia"
 FILES = (
@@ -20,6 +20,8 @@ FILES = (
         68_341_743,
         "42db5221ddedddb673a4cabcc5f3a7d869714c878bcfe4ba94b29d14aa38e417",
         ("https://s3.amazonaws.com/fast-ai-nlp/dbpedia_csv.tgz",),
+        "train.csv and test.csv",
+        lambda folder: dict.fromkeys(NAMES),
     ),
 )
 NAMES = ["dbpedia_csv/train.csv", "dbpedia_csv/test.csv"]
@@ -32,11 +34,11 @@ def load(folder, max_length=512):
 
     What is longer loses its end: the first sentences say what the article is about, and few reach beyond 512
     bytes. The rows are mixed. Raises ValueError for a max_length below 3, DataError for a row that is wrong,
-    FileNotFoundError for a file that is missing.
+    Incomplete for a file that is missing.
     """
     if max_length < 3:
         raise ValueError(f"--max-length: {max_length} is too short, it must be at least 3")
-    parts = {name: rows(data, place, max_length) for name, place, data in files.read(folder, FILES[0], NAMES)}
+    parts = {name: rows(data, place, max_length) for name, place, data in files.read(folder, FILES[0])}
     (x_train, y_train), (x_test, y_test) = (parts[name] for name in NAMES)
     return Task(x_train, y_train, x_test, y_test, classes=CLASSES, tokens=256)
 
@@ -50,12 +52,14 @@ def rows(data, place, max_length):
     lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(lines, strict=True)
     texts, labels, line = [], [], 1
+    remedy = "mend or delete that line, or restore the file"
     try:
         for row in reader:
             if len(row) != 3:
-                raise ValueError(f"{len(row)} fields, not 3 (class, title, text)")
+                raise ValueError(f"{counted(len(row), 'field')}, not 3 (class, title, text)")
             if row[0].strip() not in CLASS_NAMES:
-                raise ValueError(f"class {row[0]!r:.20}, not 1 to {CLASSES}")
+                header = " (a header? there must be none)" if not texts and row[0].strip().isalpha() else ""
+                raise ValueError(f"class {row[0]!r:.20}, not 1 to {CLASSES}{header}")
             text = " ".join(filter(None, (field.strip() for field in row[1:]))).encode()
             if len(text) < 3:
                 raise ValueError("title and text have fewer than 3 bytes")
@@ -63,9 +67,11 @@ def rows(data, place, max_length):
             labels.append(int(row[0]) - 1)
             line = reader.line_num + 1
     except UnicodeEncodeError:
-        raise DataError(f"{place}, line {line}: not UTF-8") from None
+        raise DataError(f"{place}, line {line}: not UTF-8: {remedy}") from None
     except (ValueError, csv.Error) as error:
-        raise DataError(f"{place}, line {line}: {error}") from None
+        cut = "a quote is not closed, the file is probably cut off"
+        text = cut if str(error) == "unexpected end of data" else error
+        raise DataError(f"{place}, line {line}: {text}: {remedy}") from None
     if not texts:
         raise DataError(f"{place} is empty: restore it")
     order = mixed(len(texts))

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import files
-from .task import DataError, Task, brief, mixed
+from .task import DataError, Task, brief, counted, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dogs"
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -24,12 +24,16 @@ IMAGES = files.File(
     793_579_520,
     "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
     (ADDRESS + "images.tar",),
+    "Images/",
+    lambda folder: dict.fromkeys(pictures(read_lists(folder))),
 )
 LISTS = files.File(
     "lists.tar",
     481_280,
     "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
     (ADDRESS + "lists.tar",),
+    "train_list.mat and test_list.mat",
+    lambda folder: dict.fromkeys(SPLITS),
 )
 FILES = (LISTS, IMAGES)
 SPLITS = ("train_list.mat", "test_list.mat")
@@ -41,7 +45,7 @@ def load(folder, size=128):
 
     The scaled pictures are kept there, in pixels-SIZE.npy, and mapped into memory from it; they are made anew when
     the lists have changed. Raises ValueError for a size that is not 16 to 128, DataError for what is wrong,
-    FileNotFoundError for what is missing.
+    Incomplete for what is missing.
     """
     if not 16 <= size <= 128:
         raise ValueError(f"--size: {size} is not a size of dogs, choose 16 to 128")
@@ -74,7 +78,7 @@ def task(records, splits):
 
 def read_lists(folder):
     """[{picture's path below Images/: its label, 1 to 120}] of training and test, each mixed."""
-    found = {name: read_list(data, place) for name, place, data in files.read(folder, LISTS, SPLITS)}
+    found = {name: read_list(data, place) for name, place, data in files.read(folder, LISTS)}
     both = found[SPLITS[0]].keys() & found[SPLITS[1]].keys()
     if both:
         raise DataError(f"{folder}: {' and '.join(SPLITS)} both list {min(both)}: restore them")
@@ -89,10 +93,12 @@ def read_list(data, place):
         mat = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=("file_list", "labels"))
         names = [str(name) for name in np.atleast_1d(mat["file_list"])]
         labels = [int(label) for label in np.atleast_1d(mat["labels"])]
-    except Exception as error:  # a damaged .mat raises nearly anything
-        raise DataError(f"{place} holds no file_list and labels ({brief(error)}): restore it") from None
+    except Exception:  # a damaged .mat raises nearly anything
+        raise DataError(f"{place} is damaged, or holds no file_list and labels: restore it") from None
     if len(names) != len(labels) or not names:
-        raise DataError(f"{place} has {len(names)} pictures and {len(labels)} labels: restore it")
+        raise DataError(
+            f"{place} has {counted(len(names), 'picture')} and {counted(len(labels), 'label')}: restore it"
+        )
     for i, (name, label) in enumerate(zip(names, labels)):
         if not 1 <= label <= CLASSES:
             raise DataError(f"{place}: entry {i}, {name}, has label {label}, not 1 to {CLASSES}: restore it")
@@ -101,13 +107,17 @@ def read_list(data, place):
     return {files.inside(name, place): label for name, label in zip(names, labels)}
 
 
+def pictures(splits):
+    return [f"Images/{name}" for split in splits for name in split]
+
+
 def scale_all(folder, splits, size):
     """The records of all pictures, training first, in the order of the lists."""
-    rows = {f"Images/{name}": i for i, name in enumerate(name for split in splits for name in split)}
+    rows = {name: i for i, name in enumerate(pictures(splits))}
     records = np.empty(len(rows), record(size))
     records["entry"] = entries(splits)
-    pictures = files.read(folder, IMAGES, rows)
-    for name, place, data in tqdm(pictures, f"scaling to {size}x{size}", len(rows), unit=" pictures", disable=None):
+    found = files.read(folder, IMAGES)
+    for name, place, data in tqdm(found, f"scaling to {size}x{size}", len(rows), unit=" pictures", disable=None):
         one = records[rows[name]]
         one["file"], one["pixels"] = digest(data), scale(data, place, size)
         one["sha256"] = digest(one["pixels"])
@@ -132,11 +142,13 @@ def entries(splits):
 
 def scale(data, place, size):
     """The pixels `[size*size, 3]` of a picture. Raises DataError if it does not decode."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:  # one of the .jpg files is a PNG
             small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except UnidentifiedImageError:
+        raise DataError(f"{place} is no JPEG or PNG: restore it") from None
     except Exception as error:  # as above
         raise DataError(f"{place} does not decode ({brief(error)}): restore it") from None
     return np.asarray(small).reshape(-1, 3)

@@ -4,42 +4,73 @@ import os
 import pathlib
 import tarfile
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from .task import DataError, brief
+from .task import DataError, Incomplete, brief
 
 TIMEOUT_S = 30
 
 
 class File(NamedTuple):
-    """A file that can be downloaded."""
+    """A packed file, or what it unpacks to."""
 
     name: str
-    size: int  # bytes
-    sha256: str
+    size: int | None  # bytes, if only one number is right
+    sha256: str | None
     urls: tuple[str, ...]  # mirrors, in the order to try them
+    unpacked: str = ""  # what it unpacks to, for messages
+    names: Callable = lambda folder: {}  # {path inside it that is read: bytes, or None as above}
 
 
-def read(folder, archive, names):
-    """Yield (name, place, bytes) for each of `names`, paths inside `archive` (a File); `place` is for messages.
+def read(folder, archive):
+    """Yield (name, place, bytes) for each of the names in `archive` (a File); `place` is for messages.
 
     They come from folder/archive.name if that is there, in its own order, once its SHA-256 is right; otherwise
-    from the unpacked files in `folder`, with or without the archive's top folder. Raises FileNotFoundError where
+    from the unpacked files in `folder`, with or without the archive's top folder. Raises Incomplete where
     both are missing, DataError for a wrong or damaged archive.
     """
     path = folder / archive.name
     if path.exists():
         verify(path, archive)
-        yield from members(path, names)
+        yield from members(path, archive.names(folder))
         return
-    for name in names:
-        below_top = name.partition("/")[2] or name
-        file = folder / name if (folder / name).exists() else folder / below_top
-        if not file.exists():
-            raise FileNotFoundError(f"{folder} has neither {archive.name} nor {name}")
+    there, fault = survey(folder, archive)
+    if fault:
+        raise Incomplete(f"{fault}: " + (f"restore it, or get {archive.name}" if there else "get it"))
+    for name, file in there.items():
         yield name, file, file.read_bytes()
+
+
+def survey(folder, file):
+    """({name: path}, fault): what is in `folder` of `file` (a File), packed or unpacked, and what is missing or of
+    the wrong size, in words, or None. Looks at names and sizes alone."""
+    packed, there, faults = folder / file.name, {}, []
+    try:
+        sizes = {file.name: file.size} if packed.exists() else file.names(folder)
+    except DataError as error:  # the list of names is at fault
+        whole = folder / file.unpacked
+        return {file.unpacked: whole} if whole.exists() else {}, str(error)
+    for name, size in sizes.items():
+        path = place(folder, name)
+        if not path.exists():
+            faults.append(f"{path} is missing")
+            continue
+        there[name], has = path, path.stat().st_size
+        if size not in (None, has):
+            faults.append(f"{path} has {has:,} bytes, not {size:,}")
+    if not there:
+        faults = [f"{folder} has neither {file.name} nor {file.unpacked}"]
+    return there, faults[0] if faults else None
+
+
+def place(folder, name):
+    """Where `name`, a path inside an archive, is in `folder` or should be: with or without the top folder."""
+    top, _, below = name.partition("/")
+    whole, bare = folder / name, folder / (below or name)
+    return whole if whole.exists() or ((folder / top).exists() and not bare.exists()) else bare
 
 
 def verify(path, file):
@@ -80,8 +111,8 @@ def inside(name, place):
 def fetch(file, folder, tell):
     """Download `file` (a File) into `folder` from the first mirror that has it. Returns whether it is there now.
 
-    A file that is there already is left alone; a wrong one is replaced once the right one has come. Of a download
-    that fails nothing stays. tell(line) hears how it went.
+    A file that is there already, or all that it unpacks to, is left alone; a wrong one is replaced once the right
+    one has come. Of a download that fails nothing stays. tell(line) hears how it went.
     """
     import pooch
     import requests
@@ -89,6 +120,9 @@ def fetch(file, folder, tell):
     path = folder / file.name
     if path.exists() and pooch.file_hash(str(path)) == file.sha256:
         tell(f"{path} is there already")
+        return True
+    if not path.exists() and not survey(folder, file)[1]:
+        tell(f"{folder} has {file.unpacked} already, unpacked")
         return True
     pooch.get_logger().setLevel("WARNING")
     for url in file.urls:
@@ -109,10 +143,11 @@ def fetch(file, folder, tell):
                 reason = f"the address or the proxy's is wrong ({brief(error)})"
             except requests.RequestException as error:
                 reason = f"the download broke off ({type(error).__name__})"
-            except OSError as error:
-                if error.filename or not error.errno:  # pooch's own text names the folder
+            except OSError as error:  # of a temporary file, or pooch's own in place of it
+                number = error.errno or getattr(error.__cause__, "errno", None)
+                if not number:
                     raise
-                raise OSError(error.errno, error.strerror, str(path)) from error
+                raise OSError(number, os.strerror(number), str(path)) from error
             except ValueError:  # below requests' own errors, some of which are ValueErrors too
                 reason = "another file than the original (its SHA-256 is another)"
             else:

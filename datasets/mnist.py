@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 
+from . import files
 from .task import DataError, Task
 
 HERE = pathlib.Path(__file__).parent / "data" / "mnist"
@@ -17,6 +18,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+FILES = tuple(files.File(f"{name}.gz", None, None, (), name, lambda _, name=name: {name: None}) for name in SHA256)
 PERMUTATION_SEED = 92916  # the one most published pMNIST code uses
 
 

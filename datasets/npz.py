@@ -4,12 +4,15 @@ x      `[n, T]` or `[n, T, D]`: uint8 (v stands for v/255) or floats (as they ar
        or tokens: other integers `[n, T]` from 0 up. T is at least 3.
 y      `[n]`: classes, integers from 0 up
 lengths `[n]`, with tokens, if you like: only the first lengths[i] of x[i] count
-x_test, y_test, lengths_test: the test set; without it, it is a tenth of the above, the same one every time
+x_test, y_test, lengths_test: the test set, with lengths if x has them; without it, it is a tenth of the above, the
+       same one every time
 """
+
+import zipfile
 
 import numpy as np
 
-from .task import DataError, Task, brief
+from .task import DataError, Task, counted
 
 ARRAYS = ("x", "y", "lengths", "x_test", "y_test", "lengths_test")
 LARGEST = 1_000_000  # tokens and classes: beyond it a number is no token but a mistake
@@ -25,6 +28,10 @@ def load(path=None):
         parts.append(part(path, arrays, "_test"))
         if kind(parts[1][0]) != kind(parts[0][0]):
             fault(path, f"x_test holds {kind(parts[1][0])}, but x {kind(parts[0][0])}")
+        there = [name for name in ("lengths", "lengths_test") if name in arrays]
+        if len(there) == 1:
+            [lacks] = {"lengths", "lengths_test"} - {*there}
+            fault(path, f"{there[0]} is there but {lacks} is not: add it, how many tokens of each sequence count")
     else:
         parts = split(path, *parts[0])
     (x_train, y_train), (x_test, y_test) = parts
@@ -39,16 +46,25 @@ def fault(path, text):
 
 def read(path):
     """{name: array} of the arrays in the file; nothing in it can run code."""
+    again = "write it again, with np.savez(FILE, x=x, y=y)"
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
-            unknown = [name for name in members.files if name not in ARRAYS]
-            arrays = {name: members[name] for name in members.files if name in ARRAYS}
+        with open(path, "rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                fault(path, f"it is a single array, no .npz: {again}")
+            if not zipfile.is_zipfile(file):
+                fault(path, f"it is no .npz, or cut off: {again}")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as members:
+                unknown = [name for name in members.files if name not in ARRAYS]
+                arrays = {name: members[name] for name in members.files if name in ARRAYS}
     except FileNotFoundError:
         raise DataError(f"{path} is missing: --data-dir is the .npz file to read") from None
-    except OSError:
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder: --data-dir is the .npz file to read") from None
+    except (OSError, DataError):
         raise
-    except Exception as error:  # a damaged .npz raises nearly anything
-        raise DataError(f"{path} is damaged, no .npz, or holds Python objects ({brief(error)})") from None
+    except Exception:  # a damaged .npz raises nearly anything
+        raise DataError(f"{path}: it is damaged, or holds Python objects: {again}") from None
     if unknown:
         fault(path, f"{unknown[0]} is none of the arrays that count ({', '.join(ARRAYS)}): leave it out")
     return arrays
@@ -68,16 +84,17 @@ def sequences(path, arrays, name, lengths_name):
     if x.ndim not in (2, 3) or 0 in x.shape:
         fault(path, f"{name} has the shape {x.shape}, not [n, T] or [n, T, D]")
     if x.shape[1] < 3:
-        fault(path, f"{name} has {x.shape[1]} steps, at least 3 are needed")
+        fault(path, f"{name} has {counted(x.shape[1], 'step')}, at least 3 are needed")
     integers = np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
     if integers and x.ndim == 2:
         return tokens(path, x, name, lengths, lengths_name)
     if lengths is not None:
         fault(path, f"{lengths_name} goes with tokens only, and {name} is of {x.dtype} in {x.ndim} dimensions")
     if integers or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
-        fault(
-            path, f"{name} is of {x.dtype} in {x.ndim} dimensions, not uint8, floats, or integers [n, T] (tokens)"
-        )
+        text = f"{name} is of {x.dtype} in {x.ndim} dimensions, not uint8, floats, or integers [n, T] (tokens)"
+        if integers or x.dtype == bool:
+            text += f": save {name}.astype('float32')" + integers * ", or 'uint8' if they are bytes"
+        fault(path, text)
     if x.dtype != np.uint8:
         with np.errstate(over="ignore"):  # found below
             x = x.astype(np.float32)
@@ -103,7 +120,12 @@ def tokens(path, x, name, lengths, lengths_name):
 def labels(path, y, name, n):
     """y as int64."""
     if y.shape != (n,) or not np.issubdtype(y.dtype, np.integer):
-        fault(path, f"{name} is of {y.dtype} and shape {y.shape}, not integers [{n}], one for each sequence")
+        text = f"{name} is of {y.dtype} and shape {y.shape}, not integers [{n}], one for each sequence"
+        if y.shape == (n,) and (y.dtype == bool or np.issubdtype(y.dtype, np.floating)):
+            text += f": save {name}.astype(int)"
+        elif y.ndim == 2 and len(y) == n:
+            text += f": save {name}.ravel()" if y.size == n else f": if it is one-hot, save {name}.argmax(1)"
+        fault(path, text)
     for i in np.flatnonzero((y < 0) | (y >= LARGEST))[:1]:
         fault(path, f"{name}[{i}] is {y[i]}, classes are from 0 to {LARGEST - 1:,}")
     return y.astype(np.int64)

@@ -26,10 +26,18 @@ class DataError(Exception):
     """A data file is missing or not what it should be; one line that says which and what to do."""
 
 
+class Incomplete(DataError):
+    """What a download would bring is missing; the line ends before the command that gets it."""
+
+
 def mixed(n):
     """A fixed random order of n rows. Where a file is sorted by class its first rows, which are what --limit-train
     and --limit-test take, would be of a class or two; MNIST's and CIFAR-10's are mixed already."""
     return np.random.RandomState(0).permutation(n)
+
+
+def counted(n, thing):
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('s') else 's'}"
 
 
 def brief(error):

@@ -33,6 +33,7 @@ class Config:
     bptt: int | str = 300  # steps, or "full"
     aux_bptt: int | str = 300
     aux_length: int = 300
+    checkpoint_every: int = 0
     anchors: int = 1
     aux_weight: float = 1.0
     feed_start: float = 0.0
@@ -96,6 +97,7 @@ RANGES = {
     "bptt": (0, None),
     "aux_bptt": (0, None),
     "aux_length": (2, None),
+    "checkpoint_every": (0, None),
     "anchors": (1, 10_000),
     "aux_weight": (0, None),
     "feed_start": (0, 1),
@@ -157,6 +159,10 @@ def check(config):
         raise UserError(f"--aux: the {config.model} has no auxiliary loss; leave it out, or choose --model lstm")
     if config.model == "transformer" and config.bptt != "full":
         raise UserError("--bptt: the transformer sees all steps at once, nothing is truncated; leave it out")
+    if config.checkpoint_every % 8:
+        raise UserError(f"--checkpoint-every: {config.checkpoint_every} is no multiple of 8; choose one near √T")
+    if config.model != "lstm" and config.checkpoint_every:
+        raise UserError(f"--checkpoint-every: the {config.model} does not take it; leave it out")
     if config.aux == "none" and config.pretrain_epochs:
         raise UserError("--pretrain-epochs: there is no auxiliary loss to pretrain with; choose --aux r, p or rp")
 

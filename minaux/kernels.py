@@ -71,6 +71,7 @@ def function(xp, real, name, shared):
 def launch(name, blocks, threads, *args, shared=0):
     """Start the kernel `name`; `args` are integers, arrays, which must be contiguous, or None."""
     arrays = [a for a in args if a is not None and not isinstance(a, int)]
+    assert all(a.flags.c_contiguous for a in arrays), name
     real = "double" if arrays[0].dtype == "float64" else "float"
     args = [np.int32(a) if isinstance(a, int) else np.uintp(0) if a is None else a for a in args]
     function(array_module(arrays[0]), real, name, shared)((blocks,), (threads,), tuple(args), shared_mem=shared)
@@ -145,14 +146,14 @@ def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     return hs[0].T, cs[0].T
 
 
-def lstm_backward(dh, dh_last, dc_last, cache):
+def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
     x, hs, cs, gates, Wx, Wh, _, mask = cache
     xp, (S, N, H), tokens = array_module(hs), (len(gates), *hs.shape[1:]), x.ndim == 2
     dh_t, dc = (xp.zeros_like(hs[0]) if a is None else a.T.copy() for a in (dh_last, dc_last))  # [N, H]
     dh = None if dh is None else by_sequence(dh)
     WhT = xp.ascontiguousarray(Wh.T)
     dx = None if tokens else xp.empty_like(x)
-    dWx, dWh, db = xp.zeros_like(Wx), xp.zeros_like(Wh), xp.zeros((4 * H, 1), Wh.dtype)
+    dWx, dWh, db = dweights or (xp.zeros_like(Wx), xp.zeros_like(Wh), xp.zeros((4 * H, 1), Wh.dtype))
     for t0, t1 in reversed(cut(S, CHUNK)):
         dz = xp.empty((t1 - t0, N, 4 * H), hs.dtype)
         step = t1 - t0 if whole_windows(hs) else 1

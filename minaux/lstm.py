@@ -154,22 +154,24 @@ def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
 TOGETHER = 8
 
 
-def lstm_backward(dh, dh_last, dc_last, cache):
+def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
     """Back-propagation through the cached steps.
 
     dh `[S, H, N]` holds the gradients that enter each h[t] from outside (None: none do); dh_last, dc_last
-    `[H, N]` enter the last state besides (None: zero). Returns dx `[S, D, N]` (None for tokens), dh0, dc0
-    `[H, N]`, dWx, dWh, db.
+    `[H, N]` enter the last state besides (None: zero); `dweights` are dWx, dWh, db to add to (None: zeros).
+    Returns dx `[S, D, N]` (None for tokens), dh0, dc0 `[H, N]`, dWx, dWh, db.
     """
     if isinstance(cache, kernels.KernelCache):
-        return kernels.lstm_backward(dh, dh_last, dc_last, cache)
+        return kernels.lstm_backward(dh, dh_last, dc_last, cache, dweights)
     s, gates, W, tokens = cache.s, cache.gates, cache.W, cache.tokens
     xp, S, H, N, dtype = array_module(s), len(s) - 1, len(W) // 4, s.shape[2], s.dtype
     dh_t = xp.zeros_like(s[0, :H]) if dh_last is None else dh_last  # [H, N]
     dc = xp.zeros_like(s[0, :H]) if dc_last is None else dc_last.copy()  # [H, N]
     dx = None if tokens is not None else xp.empty((S, W.shape[1] - H - 1, N), dtype)
     V = 0 if tokens is None else cache.Wx_half.shape[1]
-    dW = xp.zeros((4 * H, W.shape[1] + V), dtype)
+    dW = xp.zeros((4 * H, W.shape[1] + V), dtype)  # of [Wh | b | Wx], rows o, i, f, g
+    if dweights is not None:
+        dW[:] = xp.roll(xp.concatenate([dweights[1], dweights[2], dweights[0]], axis=1), H, axis=0)
     WhT = xp.ascontiguousarray(W[:, :H].T)
     dh_before, dz, tanh_c, dc_t = (xp.empty((n, N), dtype) for n in (H, 4 * H, H, H))
     dz_oif, dz_o, dz_if, dz_g = dz[: 3 * H], dz[:H], dz[H : 3 * H], dz[3 * H :]  # views

@@ -38,14 +38,16 @@ class Result(NamedTuple):
     fed: list  # what r's decoder read, an array [L-1, D, N] an anchor, to replay it in gradient checks
 
 
-def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=None, mask=None):
+def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=None, mask=None, every=0):
     """The losses and gradients of a batch: L = L_supervised + aux_weight · L_auxiliary.
 
     x `[T, D, N]` numbers, or tokens `[T, N]`; y `[N]` labels, or None in pretraining, where the auxiliary
     loss is alone and the classifier is left out; K, aux_K the truncations of the supervised and auxiliary
     losses: T or more is full BPTT, at 0 no gradient of that loss enters the main LSTM (and an auxiliary head
     runs uncut); `mask [T, N]` is 0 at padded steps. Where x is a shard of a larger batch, `batch_size` is the
-    whole batch's N, by which every loss is divided.
+    whole batch's N, by which every loss is divided. `every` n > 0 keeps the main LSTM's activations at no more
+    than n steps at a time, and its state at every n-th step, to compute them again (Chen et al. 2016): with n
+    about √T full BPTT takes memory for √T steps instead of T, and a forward pass more. The gradients are the same.
     """
     T, N, L = len(x), x.shape[-1], draws.L
     batch_size, channels = batch_size or N, 1 if x.ndim == 2 else x.shape[1]
@@ -56,14 +58,19 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
 
     # One forward pass serves all losses; it keeps only what some backward sweep below will visit.
     keep = windows.kept_spans(T, K, aux_K, L, draws.r_anchors, draws.p_anchors, supervised=y is not None)
-    main = main_forward(params, x, keep, mask, to_the_end=y is not None)
+    main = main_forward(params, x, keep, mask, to_the_end=y is not None, every=every)
 
     def sweep(grads, span, dh, dh_last, dc_last):
         """Back through the main LSTM's steps of `span`, no further. Each loss sweeps on its own, so that
         none rides past its cut in another's window. Returns dh, dc of the state before the span."""
-        _, dh0, dc0, *dweights = lstm_backward(dh, dh_last, dc_last, main.steps(*span))
-        add_layer_grads(grads, "main", *dweights, main.embedding)
-        return dh0, dc0
+        dweights, (start, end) = None, span
+        for t0, t1 in reversed(windows.cut(end - start, every)):
+            part = main.steps(start + t0, start + t1)
+            dh_part = None if dh is None else dh[t0:t1]
+            _, dh_last, dc_last, *dweights = lstm_backward(dh_part, dh_last, dc_last, part, dweights)
+        if dweights is not None:
+            add_layer_grads(grads, "main", *dweights, main.embedding)
+        return dh_last, dc_last
 
     if y is not None:  # supervised: classify from h[T-1]
         logits, classifier = mlp_forward(main.last, params, "classifier", draws.masks)  # [classes, N]
@@ -101,15 +108,15 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
 class Main(NamedTuple):
     """What `main_forward` kept of the main LSTM."""
 
-    parts: list  # (t0, t1, LSTMCache)
+    parts: list  # (t0, t1, steps): steps(s0, s1) is the LSTMCache of steps t0+s0 ... t0+s1-1
     last: Any  # [H, N] the last h that was computed
     embedding: Any  # what unfolds the gradients of its input embedding
 
     def steps(self, t0, t1):
         """The cache of steps t0 ... t1-1, which lie in one of the parts."""
-        for start, end, cache in self.parts:
+        for start, end, steps in self.parts:
             if start <= t0 and t1 <= end:
-                return cache.steps(t0 - start, t1 - start)
+                return steps(t0 - start, t1 - start)
         raise LookupError(f"steps {t0} ... {t1 - 1} were not kept")
 
     def state(self, t):
@@ -118,22 +125,49 @@ class Main(NamedTuple):
         return cache.h[1], cache.c[1]
 
 
-def main_forward(params, x, keep, mask=None, to_the_end=True):
-    """Run the main LSTM from zeros, keeping the activations of the disjoint spans `keep`; to step T-1, or
-    no further than the last span."""
+def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
+    """Run the main LSTM from zeros, keeping the activations of the disjoint spans `keep`, or with `every` n > 0
+    what makes them again; to step T-1, or no further than the last span."""
     weights, embedding = layer_weights(params, "main")
     xp = array_module(x)
     h = c = xp.zeros((weights[1].shape[1], x.shape[-1]), weights[1].dtype)  # [H, N]
     spans = [*keep, (len(x), len(x))] if to_the_end else keep  # an empty last span: advance to step T-1
     parts, t = [], 0
     for t0, t1 in spans:
-        h, c = lstm_advance(x[t:t0], h, c, *weights, None if mask is None else mask[t:t0])
-        if t1 > t0:
-            hs, cs, cache = lstm_forward(x[t0:t1], h, c, *weights, None if mask is None else mask[t0:t1])
+        h, c = lstm_advance(x[t:t0], h, c, *weights, between(mask, t, t0))
+        if t1 > t0 and every:
+            again = Again(x[t0:t1], between(mask, t0, t1), weights, every, [(h, c)])
+            for s0, s1 in windows.cut(t1 - t0, every):
+                h, c = lstm_advance(again.x[s0:s1], h, c, *weights, between(again.mask, s0, s1))
+                again.states.append((h, c))
+            parts.append((t0, t1, again.steps))
+        elif t1 > t0:
+            hs, cs, cache = lstm_forward(x[t0:t1], h, c, *weights, between(mask, t0, t1))
             h, c = hs[-1], cs[-1]
-            parts.append((t0, t1, cache))
+            parts.append((t0, t1, cache.steps))
         t = t1
     return Main(parts, h, embedding)
+
+
+class Again(NamedTuple):
+    """A part of `Main` whose activations are not kept but made again."""
+
+    x: Any
+    mask: Any
+    weights: tuple
+    every: int
+    states: list  # (h, c) before every n-th step
+
+    def steps(self, s0, s1):
+        """The LSTMCache of steps s0 ... s1-1 of the part."""
+        n = s0 // self.every
+        begin = n * self.every
+        _, _, cache = lstm_forward(self.x[begin:s1], *self.states[n], *self.weights, between(self.mask, begin, s1))
+        return cache.steps(s0 - begin, s1 - begin)
+
+
+def between(mask, t0, t1):
+    return None if mask is None else mask[t0:t1]
 
 
 def draw(

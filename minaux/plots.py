@@ -43,17 +43,25 @@ def read_rows(run):
     return rows
 
 
+def read_json(path):
+    """What the JSON file holds. Raises UserError if it is damaged, FileNotFoundError if it is missing."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+
+
 def read_result(run):
     """A run's result.json. Raises UserError if it is missing or damaged."""
     path = os.path.join(run, "result.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            result = json.load(file)
+        result = read_json(path)
         result["test_accuracy"] + result["test_examples"] + result["seed"]
         return {**result, "run": run}
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): restore it") from None
 
 

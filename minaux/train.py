@@ -161,6 +161,8 @@ class Run:
         draws = model.draw(cfg.seed, step, cfg.aux, *size, self.shapes, own, dropconnect, lengths.min())
 
         options = {"K": self.K, "aux_K": self.aux_K, "aux_weight": cfg.aux_weight, "batch_size": len(rows)}
+        if cfg.checkpoint_every:
+            options["every"] = cfg.checkpoint_every
         total, *others = self.in_shards(self.model.loss_and_grads, state.params, x, y, draws, lengths, **options)
         for other in others:  # in the order of the shards, whichever was ready first
             for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):

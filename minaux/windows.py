@@ -28,7 +28,7 @@ def draw_anchors(rng, kind, n, T, L, shortest=None):
 def cut(length, K):
     """`length` steps in consecutive windows of K (one window if K is 0): the state is carried from each to
     the next, the gradient is not."""
-    K = K or length
+    K = K or length or 1
     return [(t0, min(t0 + K, length)) for t0 in range(0, length, K)]
 
 

@@ -67,6 +67,18 @@ def cases(lengths):
     return found + [Case("r", T, 300, N=16, D=3) for T in lengths if T in (1024, 16384)]
 
 
+def costs(lengths=(256, 1024, 4096, 16384)):
+    """[(name, Case)] of `cli.py analyse cost`: batches of 16."""
+    found = []
+    for T in lengths:
+        found += [
+            ("LSTM, truncated 300", Case("none", T, 300, N=16)),
+            ("r-LSTM, truncated 300", Case("r", T, 300, N=16)),
+        ]
+        found += [("LSTM, full BPTT", Case("none", T, "full", N=16))]
+    return found
+
+
 def operations(case, draws=None):
     """Floating-point operations of the matrix products in the case's equations, the same for both programs."""
     H, N, L, D = case.H, case.N, case.L, case.D

@@ -100,9 +100,39 @@ def test_a_label_out_of_range_is_named(unpacked):
 
 
 def test_a_missing_batch_is_named(unpacked):
-    (unpacked / "cifar-10-batches-bin" / "data_batch_5.bin").unlink()
-    with pytest.raises(DataError, match="has neither cifar-10-binary.tar.gz nor .*data_batch_5.bin"):
-        datasets.load("cifar10", data_dir=unpacked)
+    inside = unpacked / "cifar-10-batches-bin"
+    (inside / "data_batch_5.bin").unlink()
+    for folder in unpacked, inside:
+        with pytest.raises(DataError) as error:
+            datasets.load("cifar10", data_dir=folder)
+        assert str(error.value) == (
+            f"{inside}/data_batch_5.bin is missing: restore it, or get cifar-10-binary.tar.gz with: "
+            f"python cli.py data fetch cifar10 --data-dir {folder}"
+        )
+
+
+def test_unpacked_files_are_not_fetched(unpacked, invoke, monkeypatch):
+    monkeypatch.setattr(pooch, "retrieve", lambda *_, **__: pytest.fail("fetched"))
+    inside = unpacked / "cifar-10-batches-bin"
+    for folder in unpacked, inside:
+        ended = invoke("data", "fetch", "cifar10", "--data-dir", folder)
+        assert ended.stdout == f"{folder} has cifar-10-batches-bin/ already, unpacked\n" and ended.status == 0
+
+
+def test_the_list_judges_names_and_sizes(unpacked, invoke):
+    def line():
+        lines = invoke("data", "list", "--data-dir", unpacked).stdout.splitlines()
+        return next(line for line in lines if line.startswith("cifar10"))
+
+    command = f"; 170.1 MB by: python cli.py data fetch cifar10 --data-dir {unpacked}"
+    assert line() == f"cifar10  6 files, 0.1 MB, in {unpacked}"
+    path = unpacked / "cifar-10-batches-bin" / "data_batch_3.bin"
+    path.write_bytes(b"half")
+    assert line() == f"cifar10  incomplete: {path} has 4 bytes, not 12,292{command}"
+    path.unlink()
+    assert line() == f"cifar10  incomplete: {path} is missing{command}"
+    (unpacked / "cifar-10-binary.tar.gz").write_bytes(b"half")
+    assert "incomplete: " in line() and "cifar-10-binary.tar.gz has 4 bytes, not 170,052,171" in line()
 
 
 @pytest.mark.parametrize("aux", ["none", "rp"])

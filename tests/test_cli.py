@@ -657,7 +657,7 @@ def swapped(folder):
 
 def no_folder(folder):
     shutil.rmtree(folder)
-    return "train-images-idx3-ubyte.gz is missing"
+    return f"there is no folder {folder}: correct --data-dir, or leave it out"
 
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

@@ -104,6 +104,7 @@ def test_a_max_length_that_leaves_no_sequence_is_refused(folder):
 @pytest.mark.parametrize(
     "row, says",
     [
+        ("1", "1 field, not 3"),
         ("1,title", "2 fields, not 3"),
         ("1,title,a text, with a comma", "4 fields, not 3"),
         ("", "0 fields, not 3"),
@@ -114,7 +115,7 @@ def test_a_max_length_that_leaves_no_sequence_is_refused(folder):
         ("-1,title,text", "class '-1', not 1 to 14"),
         ('1,""," ab "', "fewer than 3 bytes"),
         ('1,"title"x,text', "expected after"),
-        ('1,title,"no end', "unexpected end of data"),
+        ('1,title,"no end', "a quote is not closed, the file is probably cut off"),
         (b"1,title,caf\xe9 au lait", "not UTF-8"),
         (b"1,title,caf\xc3", "not UTF-8"),
     ],
@@ -128,7 +129,16 @@ def test_a_wrong_row_is_named_with_its_line(row, says, ending, folder):
     write(folder, TRAIN.encode() + row + more)
     with pytest.raises(DataError) as error:
         load(folder)
-    assert re.fullmatch(rf"{re.escape(str(folder / 'train.csv'))}, line 5: .*{re.escape(says)}.*", str(error.value))
+    start, end = re.escape(f"{folder / 'train.csv'}, line 5: "), ": mend or delete that line, or restore the file"
+    assert re.fullmatch(f"{start}.*{re.escape(says)}.*{end}", str(error.value))
+
+
+def test_a_header_is_told(folder):
+    write(folder, '"label","title","text"\n' + TRAIN)
+    with pytest.raises(
+        DataError, match=r"line 1: class 'label', not 1 to 14 \(a header\? there must be none\): mend"
+    ):
+        load(folder)
 
 
 def test_the_first_rows_are_of_many_classes(folder):
@@ -149,9 +159,21 @@ def test_an_empty_file_is_named(folder):
 
 
 def test_a_missing_file_is_named(folder):
+    command = f"with: python cli.py data fetch dbpedia --data-dir {folder}"
     (folder / "test.csv").unlink()
-    with pytest.raises(DataError, match="has neither dbpedia_csv.tgz nor dbpedia_csv/test.csv: get it with"):
+    with pytest.raises(DataError) as error:
         load(folder)
+    assert str(error.value) == f"{folder}/test.csv is missing: restore it, or get dbpedia_csv.tgz {command}"
+    (folder / "train.csv").unlink()
+    with pytest.raises(DataError) as error:
+        load(folder)
+    assert str(error.value) == f"{folder} has neither dbpedia_csv.tgz nor train.csv and test.csv: get it {command}"
+
+
+def test_unpacked_files_are_not_fetched(folder, invoke, monkeypatch):
+    monkeypatch.setattr(pooch, "retrieve", lambda *_, **__: pytest.fail("fetched"))
+    ended = invoke("data", "fetch", "dbpedia", "--data-dir", folder)
+    assert ended.stdout == f"{folder} has train.csv and test.csv already, unpacked\n" and ended.status == 0
 
 
 def test_check_counts(folder):

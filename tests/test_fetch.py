@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 
 import pytest
@@ -67,7 +68,7 @@ def offer(monkeypatch):
     """offer(*files) makes them cifar10's."""
 
     def offered(*files):
-        monkeypatch.setitem(datasets.TASKS, "cifar10", datasets.TASKS["cifar10"]._replace(downloads=files))
+        monkeypatch.setitem(datasets.TASKS, "cifar10", datasets.TASKS["cifar10"]._replace(files=files))
 
     return offered
 
@@ -207,24 +208,84 @@ def test_ctrl_c_leaves_nothing(server, offer, invoke, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mnist", "pmnist", "npz"])
-def test_what_has_no_download_says_so(name, invoke):
+def test_what_has_no_download_says_so(name, invoke, tmp_path):
     ended = invoke("data", "fetch", name)
     assert ended.status == 0 and f"nothing to download: {name} is" in ended.stdout
+    ended = invoke("data", "fetch", name, "--data-dir", tmp_path)
+    says = f"Error: nothing to download: {name} is .*; leave --data-dir out\n"
+    assert ended.status == 1 and re.fullmatch(says, ended.stderr)
+
+
+def test_folders_made_for_a_download_that_fails_are_removed(refusing, server, offer, invoke, tmp_path):
+    (tmp_path / "mine").mkdir()
+    folder = tmp_path / "mine" / "new" / "newer"
+    offer(file(refusing + "/lost"))
+    assert invoke("data", "fetch", "cifar10", "--data-dir", folder).status == 1
+    assert contents(tmp_path / "mine") == {}
+    server.pages["/here"] = DATA
+    offer(file(refusing + "/lost", name="lost.tar"), file(server.url + "/here"))
+    assert invoke("data", "fetch", "cifar10", "--data-dir", folder).status == 1
+    assert contents(folder) == {"a.tar": DATA}
+
+
+def test_a_folder_that_cannot_be_made_is_named(refusing, offer, invoke, tmp_path):
+    offer(file(refusing + "/lost"))
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "new"
+    ended = invoke("data", "fetch", "cifar10", "--data-dir", path)
+    says = f"Error: {path} cannot be made (Not a directory): choose another --data-dir\n"
+    assert ended.status == 1 and ended.stderr == says
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_the_file(refusing, offer, invoke, tmp_path, monkeypatch):
+    def forbidden(dir, **_):
+        raise PermissionError(13, "Permission denied", f"{dir}/tmpx3f9a")
+
+    offer(file(refusing + "/lost"))
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", forbidden)
+    ended = invoke("data", "fetch", "cifar10", "--data-dir", tmp_path)
+    assert ended.status == 1 and ended.stderr == f"Error: {tmp_path / 'a.tar'}: Permission denied\n"
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "dogs", "dbpedia"])
+def test_a_wrong_data_dir_is_told(name, invoke, tmp_path):
+    path, none = tmp_path / "file", tmp_path / "none"
+    path.write_bytes(b"")
+    for command in ("train", "--task"), ("data", "check"), *([("data", "fetch")] if name != "mnist" else []):
+        ended = invoke(*command, name, "--data-dir", path)
+        names = ", ".join(file.name for file in datasets.TASKS[name].files)
+        says = f"{path} is a file; --data-dir is the folder that holds {names}, packed or unpacked"
+        assert ended.status == 1 and ended.stderr == f"Error: {says}\n"
+    ended = invoke("data", "check", name, "--data-dir", none)
+    get = (
+        "leave it out" if name == "mnist" else f"get {name} with: python cli.py data fetch {name} --data-dir {none}"
+    )
+    assert ended.status == 1
+    assert ended.stderr == f"Error: there is no folder {none}: correct --data-dir, or {get}\n"
+    for where, says in (path, "is a file"), (none, "does not exist"):
+        ended = invoke("data", "list", "--data-dir", where)
+        assert ended.status == 2 and says in ended.stderr
 
 
 def test_the_list_tells_what_is_there(invoke, tmp_path, monkeypatch):
     for name in "cifar10", "dogs", "dbpedia":
         monkeypatch.setitem(datasets.TASKS, name, datasets.TASKS[name]._replace(folder=tmp_path / name))
-    (tmp_path / "dogs" / "Images").mkdir(parents=True)
-    (tmp_path / "dogs" / "Images" / "a.jpg").write_bytes(bytes(2_300_000))
-    (tmp_path / "dogs" / "lists.tar").write_bytes(bytes(100_000))
+    (tmp_path / "dogs").mkdir()
+    for archive in datasets.dogs.FILES:
+        with open(tmp_path / "dogs" / archive.name, "wb") as sparse:
+            sparse.truncate(archive.size)
     ended = invoke("data", "list")
     lines = {line.split()[0]: line for line in ended.stdout.splitlines()}
     assert ended.status == 0 and tuple(lines) == datasets.NAMES
-    assert "5 files, 11.4 MB, in" in lines["mnist"]
-    assert f"2 files, 2.4 MB, in {tmp_path / 'dogs'}" in lines["dogs"]
+    assert "4 files, 11.4 MB, in" in lines["mnist"]
+    assert f"2 files, 794.1 MB, in {tmp_path / 'dogs'}" in lines["dogs"]
     assert "not there; 170.1 MB by: python cli.py data fetch cifar10" in lines["cifar10"]
     assert "--task npz --data-dir FILE" in lines["npz"]
+    ended = invoke("data", "list", "--data-dir", tmp_path)
+    assert "mnist    not there\n" in ended.stdout and ended.status == 0
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    says = f"mnist    incomplete: {tmp_path} has neither train-images-idx3-ubyte.gz nor train-images-idx3-ubyte\n"
+    assert says in invoke("data", "list", "--data-dir", tmp_path).stdout
 
 
 @pytest.mark.parametrize("name", ["cifar10", "dogs", "dbpedia"])
@@ -232,6 +293,7 @@ def test_the_list_tells_what_is_there(invoke, tmp_path, monkeypatch):
 def test_missing_data_ends_with_the_command_that_gets_it(name, command, invoke, tmp_path, monkeypatch):
     monkeypatch.setitem(datasets.TASKS, name, datasets.TASKS[name]._replace(folder=tmp_path / "default"))
     elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
     for folder, options, suffix in (
         (tmp_path / "default", [], ""),
         (elsewhere, ["--data-dir", elsewhere], f" --data-dir '{elsewhere}'"),
@@ -274,12 +336,13 @@ def test_only_reading_the_files_needs_the_optional_libraries():
 
 
 @pytest.mark.parametrize(
-    "library, name, file",
-    [("pooch", "cifar10", "cifar-10-binary.tar.gz"), ("scipy.io", "dogs", "train_list.mat")],
+    "library, name, files",
+    [("pooch", "cifar10", ["cifar-10-binary.tar.gz"]), ("scipy.io", "dogs", datasets.dogs.SPLITS)],
 )
-def test_a_missing_library_is_named(library, name, file, invoke, tmp_path, monkeypatch):
+def test_a_missing_library_is_named(library, name, files, invoke, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
-    (tmp_path / file).write_bytes(b"")
+    for file in files:
+        (tmp_path / file).write_bytes(b"")
     ended = invoke("data", "check", name, "--data-dir", tmp_path)
     assert ended.status == 1 and ended.stderr == f"Error: {library} is missing: pip install -r requirements.txt\n"
 

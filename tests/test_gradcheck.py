@@ -83,7 +83,7 @@ def scaled(backward, n, factor):
     return wrong
 
 
-def without_dc(dh, dh_last, dc_last, cache):
+def without_dc(dh, dh_last, dc_last, cache, dweights=None):
     """Drops the cell's gradient between steps, by going back one step at a time and forgetting dc."""
     dx, dweights = [], [0, 0, 0]
     for t in reversed(range(len(cache.gates) - 1)):
@@ -97,7 +97,7 @@ def without_dc(dh, dh_last, dc_last, cache):
 backward = lstm.lstm_backward
 
 
-def swapped_gates(dh, dh_last, dc_last, cache):
+def swapped_gates(dh, dh_last, dc_last, cache, dweights=None):
     """Takes the output gate's block for the candidate's."""
     H = cache.c.shape[1]
     rows = np.r_[3 * H : 4 * H, H : 3 * H, :H, 4 * H : 5 * H]

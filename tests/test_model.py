@@ -100,7 +100,7 @@ def test_only_steps_that_a_gradient_or_state_needs_are_run(monkeypatch):
     kept, swept = [], []
     monkeypatch.setattr(model, "lstm_forward", lambda x, *rest: kept.append(len(x)) or lstm_forward(x, *rest))
     monkeypatch.setattr(
-        model, "lstm_backward", lambda *args: swept.append(len(args[-1].gates) - 1) or lstm_backward(*args)
+        model, "lstm_backward", lambda *args: swept.append(len(args[3].gates) - 1) or lstm_backward(*args)
     )
     params = random_model(np.random.default_rng(0), "r", D=2, H=3)
     x, y = random_batch(np.random.default_rng(1), T, 2, 2)
@@ -184,6 +184,46 @@ def test_memory_does_not_grow_with_the_sequence_and_hardly_with_the_segment(aux)
     if aux == "r":  # p keeps the main states that it reads
         assert peak(1000, 41) < 1.08 * peak(1000, 21)  # two windows against one
         assert peak(1000, 401) < 1.3 * peak(1000, 21)  # what grows is the outputs
+
+
+# --- activations made again ---
+
+
+@given(problems(), st.sampled_from([8, 16]))
+def test_steps_made_again_give_the_same_bits(problem, every):
+    _, args = problem
+    repeat = 3  # longer than 8 steps
+    args["x"] = np.concatenate([args["x"]] * repeat)
+    args["mask"] = None
+    T = len(args["x"])
+    for K in T, args["K"]:
+        args["K"] = args["aux_K"] = K
+        kept, again = loss_and_grads(**args), loss_and_grads(**args, every=every)
+        assert kept.losses == again.losses
+        for name, grad in kept.grads.items():
+            assert (grad == again.grads[name]).all(), name
+
+
+def test_padded_steps_made_again_give_the_same_bits():
+    r = np.random.default_rng(0)
+    params = random_model(r, "rp", D=5, H=3, tokens=True)
+    x, y = random_batch(r, 40, 5, 4, tokens=True)
+    draws = draw(0, 0, "rp", 2, 6, 40, 4, {k: w.shape for k, w in params.items()}, 0.5, 0.3, shortest=20)
+    mask = padding(40, 4, [20, 33, 40, 27])
+    kept, again = (loss_and_grads(params, x, y, draws, 40, 40, mask=mask, every=n) for n in (0, 8))
+    assert all((grad == again.grads[name]).all() for name, grad in kept.grads.items())
+
+
+def test_steps_made_again_take_little_memory():
+    params = {k: w.astype("f") for k, w in random_model(np.random.default_rng(0), "none", D=1, H=32).items()}
+    x, y = random_batch(np.random.default_rng(1), 1024, 1, 16)
+    peaks = []
+    for every in 0, 32:
+        tracemalloc.start()
+        loss_and_grads(params, x.astype("f"), y, Draws(), 1024, 1024, every=every)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] / 8
 
 
 # --- initial values and draws ---

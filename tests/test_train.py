@@ -254,7 +254,7 @@ def test_the_swap_gap_is_a_mean_over_the_sequences_that_have_a_neighbour(tmp_pat
     """Three sequences in batches of two: the last one is alone, and has no gap."""
     run = Run(options(aux="r", pretrain_epochs=1, batch_size=2), toy(n=30), tmp_path)
 
-    def sums(params, x, y, draws, mean):
+    def sums(params, x, y, draws, mean, logits):
         gap = {"r_swap_gap": 0.5, "r_pairs": 2} if len(y) == 2 else {}
         return {"correct": 1, "loss_supervised": 3.0, "r_loss": len(y) * 0.1, **gap}
 
@@ -325,3 +325,16 @@ def test_speed_counts_the_sequences_of_a_partial_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "write_row", lambda state, **row: rows.append(row))
     run.train(run.new_state())
     assert [row["sequences_per_second"] for row in rows if row["kind"] == "train"] == [19, 1]
+
+
+def test_a_run_that_makes_activations_again_has_the_same_bits(tmp_path):
+    found = []
+    for every in 0, 8:
+        cfg = options(aux="rp", bptt="full", checkpoint_every=every, dtype="float64", valid=0)
+        run = Run(cfg, toy(T=20), tmp_path / f"{every}")
+        state = run.new_state()
+        run.train(state)
+        found.append(state.params)
+    assert all((w == found[1][name]).all() for name, w in found[0].items())
+    with pytest.raises(config.UserError, match="--checkpoint-every: 12 is no multiple of 8"):
+        options(checkpoint_every=12)

@@ -1,0 +1,129 @@
+"""The paper's analyses: grids of runs, and what they come to, as a table and a picture.
+
+truncation  accuracy against the truncation, down to 1 and 0 ("little to no back-propagation"): at 0 no
+            supervised gradient enters the LSTM, an auxiliary loss alone trains it
+curves      training loss and accuracy of none, r and p, for what the auxiliary loss does to optimisation and
+            to generalisation
+anchors     r with more anchors and shorter segments
+cost        time and memory of a training step against the length of the sequences
+"""
+
+import os
+
+from . import plots
+from .plots import COLORS, LINES, MARKERS, read_result, read_rows
+
+TRUNCATIONS = (0, 1, 10, 30, 100, 300)
+AUX = ("none", "r", "p")
+GRIDS = {  # name: the options of each run
+    "truncation": [{"aux": aux, "bptt": K} for aux in AUX for K in TRUNCATIONS],
+    "curves": [{"aux": aux} for aux in AUX],
+    "anchors": [
+        {"aux": "r", "anchors": n, "aux_length": L}
+        for n, L in ((1, 300), (1, 100), (1, 50), (2, 150), (4, 75), (8, 50))
+    ],
+}
+
+
+def runs(name, out):
+    """[(directory, options)] of a grid's runs."""
+    return [
+        (os.path.join(out, "-".join(f"{option}-{value}" for option, value in options.items())), options)
+        for options in GRIDS[name]
+    ]
+
+
+def finished(run):
+    """Whether the run has been tested, at its end or at the end of its budget."""
+    return os.path.exists(os.path.join(run, "result.json"))
+
+
+def row(run):
+    """What a run came to: its test accuracy in percent, its training loss, and "*" if it is not complete."""
+    result = read_result(run)
+    losses = [r["loss_supervised"] for r in read_rows(run) if r["kind"] == "train"]
+    losses = [loss for loss in losses if loss is not None] or [float("nan")]
+    star = "" if result["complete"] else "*"
+    return 100 * result["test_accuracy"], plots.running_mean(losses)[-1], star
+
+
+def summary(name, out):
+    """(the table in Markdown, the figure) of a grid whose runs are finished."""
+    found = {run: row(run) for run, _ in runs(name, out)}
+    heads = list(GRIDS[name][0])
+    lines = [
+        f"| {' | '.join(heads)} | test accuracy, % | training loss at the end |",
+        "|---" * (len(heads) + 2) + "|",
+    ]
+    for run, options in runs(name, out):
+        accuracy, loss, star = found[run]
+        lines.append(f"| {' | '.join(map(str, options.values()))} | {accuracy:.1f}{star} | {loss:.3f} |")
+    lines += ["", "The training loss is a mean over the last 10 rows; * the run has not come to its end."]
+    accuracies = [accuracy for accuracy, _, _ in found.values()]
+    return "\n".join(lines), FIGURES[name]([run for run, _ in runs(name, out)], accuracies)
+
+
+def truncation_figure(_, accuracies):
+    figure, axes = one_panel("truncation of the supervised loss, steps (at 0 it trains the classifier alone)")
+    for n, aux in enumerate(AUX):
+        some = accuracies[n * len(TRUNCATIONS) :][: len(TRUNCATIONS)]
+        axes.plot(range(len(TRUNCATIONS)), some, label=aux, **style(n))
+    axes.set_xticks(range(len(TRUNCATIONS)), TRUNCATIONS)
+    axes.set(ylabel="test accuracy, %", ylim=(0, 100))
+    axes.legend(title="auxiliary loss")
+    return figure
+
+
+def curves_figure(found, _):
+    return plots.plot(found)
+
+
+def anchors_figure(_, accuracies):
+    figure, axes = one_panel("anchors × segment length")
+    labels = [f"{options['anchors']} × {options['aux_length']}" for options in GRIDS["anchors"]]
+    axes.plot(range(len(labels)), accuracies, **{**style(0), "linestyle": ""})
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(ylabel="test accuracy, %", ylim=(0, 100))
+    return figure
+
+
+FIGURES = {"truncation": truncation_figure, "curves": curves_figure, "anchors": anchors_figure}
+
+
+def cost_summary(rows):
+    """(the table in Markdown, the figure) of the rows that `bench` measured: seconds and peak memory of a step."""
+    from matplotlib.figure import Figure
+
+    lines = ["| training step | sequence length | ms | peak memory, MB |", "|---|---|---|---|"]
+    figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+    seconds, memory = figure.subplots(1, 2)
+    for n, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+        some = sorted((row["T"], row["ours_s"], row["ours_mb"]) for row in rows if row["name"] == name)
+        lines += [f"| {name} | {T:,} | {1e3 * s:.0f} | {mb:.0f} |" for T, s, mb in some]
+        lengths, times, sizes = zip(*some)
+        seconds.plot(lengths, times, label=name, **style(n))
+        memory.plot(lengths, sizes, label=name, **style(n))
+    seconds.set(title="Time of a training step", ylabel="seconds")
+    memory.set(title="Peak memory, above what the program starts with", ylabel="MB")
+    for axes in seconds, memory:
+        axes.set(xlabel="steps of a sequence", xscale="log", yscale="log")
+        lengths = sorted({row["T"] for row in rows})
+        axes.set_xticks(lengths, [f"{T:,}" for T in lengths])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize="small")
+    return "\n".join(lines), figure
+
+
+def style(n):
+    return {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "marker": MARKERS[n % 4], "markersize": 5}
+
+
+def one_panel(xlabel):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(xlabel)
+    axes.grid(alpha=0.25)
+    return figure, axes

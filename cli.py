@@ -208,7 +208,8 @@ def train(out, resume, **given):
             raise click.UsageError(f"--task is needed: one of {', '.join(datasets.NAMES)}.")
         cfg = config.build(given, cores())
         size = f"{cfg.size}-" if "size" in given else ""
-        out = out or os.path.join("runs", f"{cfg.task}-{size}{cfg.aux}-{cfg.bptt}-s{cfg.seed}")
+        kind = cfg.aux if cfg.model == "lstm" else cfg.model
+        out = out or os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
     run = Run(*load_task(cfg), out, echo=tqdm.write)
     state = run.saved_state() if resume else run.new_state()
     again = f"python cli.py train --resume --out {shlex.quote(out)}"

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import datasets
 from minaux import config, model, shards, windows
+from minaux.initial import LAYERS, encoder_widths
 from minaux.lstm import lstm_advance, lstm_backward, lstm_forward
 from minaux.train import Run
 
@@ -39,7 +40,7 @@ SGEMM = 1024  # rows and columns of the matrices that give the rate of sgemm
 class Case:
     """Something to time."""
 
-    what: str  # "lstm": forward and backward of one layer alone; else a whole training step: "none", "r", "p"
+    what: str  # "lstm": a layer alone, forward and backward; whole training steps: "none", "r", "p", "transformer"
     T: int
     bptt: int | str  # 300, or "full"
     own: float = 0.0  # probability that r's decoder is fed its own output
@@ -76,6 +77,8 @@ def costs(lengths=(256, 1024, 4096, 16384)):
             ("r-LSTM, truncated 300", Case("r", T, 300, N=16)),
         ]
         found += [("LSTM, full BPTT", Case("none", T, "full", N=16))]
+        if T <= 4096:  # beyond, a step takes minutes
+            found += [("Transformer", Case("transformer", T, "full", N=16))]
     return found
 
 
@@ -89,6 +92,10 @@ def operations(case, draws=None):
     def mlp(outputs, steps):
         return steps * 3 * 2 * (H * 2 * H + 2 * H * 2 * H + 2 * H * outputs) * N
 
+    if case.what == "transformer":  # forward, and twice that back; what is made again is not counted
+        E, F = encoder_widths(H)
+        attention = 2 * 2 * case.T * E * N  # q k' and p v, of a query
+        return 3 * case.T * (2 * E * D * N + LAYERS * (2 * (4 * E * E + 2 * E * F) * N + attention))
     if draws is None:
         return layer(D, case.T, 1) + layer(D, case.K, 2)
     spans = [windows.supervised_span(case.T, case.K), *(windows.r_span(a, case.K) for a in draws.r_anchors)]
@@ -122,7 +129,8 @@ def new_run(case, threads, device="cpu", batches=2):
     """A Run of the case on random sequences, `batches` an epoch, its State, and draws(step)."""
     r, N, L = np.random.default_rng(0), case.N, case.L
     x, y = r.integers(0, 256, (batches * N, case.T, case.D), np.uint8), r.integers(0, CLASSES, batches * N)
-    given = {"task": "mnist", "aux": case.what, "bptt": case.bptt, "aux_length": L, "batch_size": N}
+    models = {"model": "transformer", "aux": "none"} if case.what == "transformer" else {"aux": case.what}
+    given = {"task": "mnist", **models, "bptt": case.bptt, "aux_length": L, "batch_size": N}
     given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
     given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": device, "quiet": True}
     cfg = config.build(given, threads)

@@ -91,3 +91,4 @@ def test_costs_are_measured_once(invoke, tmp_path, monkeypatch):
 def test_cost_cases_reach_16384_steps():
     found = {(name, case.T) for name, case in bench.costs()}
     assert {(name, 16384) for name in ("LSTM, truncated 300", "r-LSTM, truncated 300", "LSTM, full BPTT")} <= found
+    assert ("Transformer", 4096) in found

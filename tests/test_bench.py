@@ -30,7 +30,16 @@ def test_operations_of_a_step_count_every_sweep_and_head():
     assert operations(Case("p", 40, 10, **TINY), Draws(9, [], [20])) == none + p
 
 
-@pytest.mark.parametrize("what, bptt, own", [("lstm", 10, 0), ("none", "full", 0), ("r", 10, 1), ("p", 10, 0)])
+def test_operations_of_the_transformer_grow_with_the_square_of_the_length():
+    short, long = (operations(Case("transformer", T, "full", N=6, H=16)) for T in (100, 200))
+    layer = 2 * (4 * 12 * 12 + 2 * 12 * 21) + 2 * 2 * 100 * 12  # of a step, in widths 12 and 21
+    assert short == 3 * 100 * 6 * (2 * 12 + 2 * layer) and 2 < long / short < 4
+
+
+@pytest.mark.parametrize(
+    "what, bptt, own",
+    [("lstm", 10, 0), ("none", "full", 0), ("r", 10, 1), ("p", 10, 0), ("transformer", "full", 0)],
+)
 def test_a_case_is_measured(what, bptt, own):
     row = measure(Case(what, 40, bptt, own, **TINY), threads=2, rounds=2, pytorch=False)
     assert row["ours_s"] > 0 and row["sgemm_s"] > 0 and row["ours_mb"] >= 0

@@ -412,7 +412,7 @@ def analyse(name, out, options):
     """Run one of the paper's analyses: a grid of runs that ends with a table and a picture.
 
     The same command goes on where an earlier one stopped. Further options are those of `train`, for all runs of the
-    grid: --task above all, --epochs, --limit-train. `cost` takes none.
+    grid: --task above all, --epochs, --limit-train. `cost` takes none. A run counts as done when --budget is spent.
 
     \b
     truncation   accuracy of none, r and p against the truncation, down to 1 and 0
@@ -421,20 +421,28 @@ def analyse(name, out, options):
     cost         time and memory of a training step against the length of the sequences
     """
     noted = os.path.join(out, "options.json")
+    if name == "cost":
+        if options:
+            raise UserError(f"cost takes no options of train: leave {options[0]} out")
+    else:
+        for run, given in analyses.runs(name, out):  # what cannot be is told before anything is run
+            with train.make_context("train", [*options, *analyses.flags(given), "--out", run]) as context:
+                asked = {k: v for k, v in context.params.items() if v is not None and k not in ("out", "resume")}
+            if "task" not in asked:
+                raise UserError("--task is needed: for example --task pmnist")
+            config.build(asked, cores())
     os.makedirs(out, exist_ok=True)
     if os.path.exists(noted) and plots.read_json(noted) != [name, *options]:
         raise UserError(f"{out} is of another analysis ({noted} says which): choose another --out")
     write_whole(noted, json.dumps([name, *options]).encode())
     if name == "cost":
-        if options:
-            raise UserError(f"cost takes no options of train: leave {options[0]} out")
         text, figure = analyses.cost_summary(measured_costs(os.path.join(out, "rows.json")))
     else:
         for n, (run, given) in enumerate(grid := analyses.runs(name, out)):
             if analyses.finished(run):
                 continue
             click.echo(f"run {n + 1} of {len(grid)}: {run}")
-            flags = [word for option, value in given.items() for word in (config.option(option), str(value))]
+            flags = analyses.flags(given)
             again = ["--resume"] if os.path.exists(RunDirectory(run).checkpoint) else []
             train.main([*options, *flags, "--out", run, *again], prog_name="cli.py train", standalone_mode=False)
         text, figure = analyses.summary(name, out)

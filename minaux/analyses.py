@@ -10,13 +10,14 @@ cost        time and memory of a training step against the length of the sequenc
 
 import os
 
-from . import plots
+from . import config, plots
 from .plots import COLORS, LINES, MARKERS, read_result, read_rows
 
 TRUNCATIONS = (0, 1, 10, 30, 100, 300)
 AUX = ("none", "r", "p")
 GRIDS = {  # name: the options of each run
-    "truncation": [{"aux": aux, "bptt": K} for aux in AUX for K in TRUNCATIONS],
+    # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
+    "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in TRUNCATIONS],
     "curves": [{"aux": aux} for aux in AUX],
     "anchors": [
         {"aux": "r", "anchors": n, "aux_length": L}
@@ -31,6 +32,12 @@ def runs(name, out):
         (os.path.join(out, "-".join(f"{option}-{value}" for option, value in options.items())), options)
         for options in GRIDS[name]
     ]
+
+
+def flags(options):
+    """The options as words of `train`'s command line; a plain LSTM has nothing to pretrain."""
+    words = [word for option, value in options.items() for word in (config.option(option), str(value))]
+    return [*words, "--pretrain-epochs", "0"] if options["aux"] == "none" else words
 
 
 def finished(run):

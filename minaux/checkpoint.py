@@ -87,7 +87,7 @@ class RunDirectory:
             if arrays.pop("sha256").tobytes() != digest(arrays):
                 raise ValueError("its contents do not match their checksum")
             meta = json.loads(arrays.pop("meta").tobytes())
-            saved, state = meta.pop("config"), State({}, {}, {}, **meta)
+            saved, state = config.Config(**meta.pop("config")), State({}, {}, {}, **meta)
             for key, a in arrays.items():
                 group, name = key.split("/")
                 getattr(state, group)[name] = a
@@ -97,10 +97,11 @@ class RunDirectory:
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{path} is damaged or no checkpoint ({reason}): {restore}") from None
         for name, value in dataclasses.asdict(cfg).items():
-            if name not in config.CHANGEABLE and saved.get(name) != value:
+            if name not in config.CHANGEABLE and getattr(saved, name) != value:
+                different = f"{name} is {getattr(saved, name)} in the one and {value} in the other"
                 raise UserError(
-                    f"{path} and config.json are of different runs: {name} is {saved.get(name)} in the one and "
-                    f"{value} in the other; restore the one that was changed, or start a new run"
+                    f"{path} and config.json are of different runs: {different}; restore the one that was changed, "
+                    "or start a new run"
                 )
         for group in state.params, state.v, state.best:
             if (group or group is not state.best) and shapes not in (None, {k: a.shape for k, a in group.items()}):

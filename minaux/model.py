@@ -46,8 +46,9 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
     losses: T or more is full BPTT, at 0 no gradient of that loss enters the main LSTM (and an auxiliary head
     runs uncut); `mask [T, N]` is 0 at padded steps. Where x is a shard of a larger batch, `batch_size` is the
     whole batch's N, by which every loss is divided. `every` n > 0 keeps the main LSTM's activations at no more
-    than n steps at a time, and its state at every n-th step, to compute them again (Chen et al. 2016): with n
-    about √T full BPTT takes memory for √T steps instead of T, and a forward pass more. The gradients are the same.
+    than n steps at a time (for p of a whole segment), and its state at every n-th step, to compute them again
+    (Chen et al. 2016): with n about √T full BPTT takes memory for √T steps instead of T, and a forward pass more
+    for each backward sweep. The gradients are the same.
     """
     T, N, L = len(x), x.shape[-1], draws.L
     batch_size, channels = batch_size or N, 1 if x.ndim == 2 else x.shape[1]
@@ -139,7 +140,7 @@ def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
             again = Again(x[t0:t1], between(mask, t0, t1), weights, every, [(h, c)])
             for s0, s1 in windows.cut(t1 - t0, every):
                 h, c = lstm_advance(again.x[s0:s1], h, c, *weights, between(again.mask, s0, s1))
-                again.states.append((h, c))
+                again.states.append((h.copy(), c.copy()))  # they are views of larger arrays
             parts.append((t0, t1, again.steps))
         elif t1 > t0:
             hs, cs, cache = lstm_forward(x[t0:t1], h, c, *weights, between(mask, t0, t1))

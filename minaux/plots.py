@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from . import config
 from .checkpoint import write_whole
 from .config import UserError
 
@@ -33,7 +34,7 @@ def read_rows(run):
     path = os.path.join(run, "metrics.jsonl")
     try:
         with open(path, encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
+            rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill may cut the last one off
         if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
             raise ValueError("a row is of no kind")
     except FileNotFoundError:
@@ -58,7 +59,8 @@ def read_result(run):
     try:
         result = read_json(path)
         result["test_accuracy"] + result["test_examples"] + result["seed"]
-        return {**result, "run": run}
+        named = {name: result[name] for name in ("task", "model", "aux", "bptt", "complete")}
+        return {**result, **named, "run": run}
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
     except (KeyError, TypeError) as error:
@@ -84,8 +86,9 @@ def plot(runs):
         style = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1.1, "markersize": 4.5}
 
         def draw(axes, kind, name, label=None, factor=1, marker="", run=run, style=style):
-            found = [(row["step"], row[name]) for row in rows[run] if kind in (row["kind"], row.get("split"))]
-            x, y = zip(*[(x, factor * y) for x, y in found if y is not None] or [((), ())])
+            found = [(row["step"], row.get(name)) for row in rows[run] if kind in (row["kind"], row.get("split"))]
+            points = [(x, factor * y) for x, y in found if y is not None]
+            x, y = zip(*points) if points else ((), ())
             axes.plot(x, running_mean(y) if kind == "train" else y, label=label, **{**style, "marker": marker})
 
         draw(accuracy, "valid", "accuracy", names[run], 100, MARKERS[n % 4])
@@ -139,7 +142,7 @@ def rivals(axes, evaluations):
 def save(figure, out):
     """Write the picture whole or not at all; its kind follows from the name's ending."""
     ending = os.path.splitext(out)[1].lstrip(".").lower() or "png"
-    if ending not in figure.canvas.get_supported_filetypes():
+    if ending not in ("png", "pdf", "svg"):
         raise UserError(f"--out: .{ending} is no kind of picture, choose .png, .pdf or .svg")
     picture = io.BytesIO()
     figure.savefig(picture, format=ending, dpi=150)
@@ -149,24 +152,41 @@ def save(figure, out):
 def table(runs):
     """The paper's Table 2 with the runs' test accuracies beside it, in Markdown; under it which runs they are from,
     and which runs stand in no row."""
-    results = [read_result(run) for run in runs]
+    results, left = [], []
     names, lines, sources, used = short_names(runs), [], [], set()
+    for run in runs:
+        if os.path.exists(os.path.join(run, "result.json")):
+            results.append(read_result(run))
+        else:
+            left.append(f"- not tested yet, or no run: {names[run]}")
+    if not results:
+        raise UserError(f"none of these has been tested: {', '.join(runs)}")
     for model, (which, paper) in TABLE_2.items():
         cells = []
         for task, figure in zip(TASKS, paper):
             cells.append("–" if figure is None else f"{figure:.1f}")
             mine = [r for r in results if r["task"] == task and which == (r["model"], r["aux"], r["bptt"])]
-            mine = [r for r in mine if r["test_examples"] == 10_000]
+            mine = [r for r in mine if as_in_the_paper(r)]
             used.update(r["run"] for r in mine)
             cells.append(ours(mine))
             if mine:
                 sources.append(f"- {model}, {TASKS[task]}: {', '.join(names[r['run']] for r in mine)}")
         lines.append(f"| {model} | {' | '.join(cells)} |")
     heads = [f"{task}, paper | ours" for task in TASKS.values()]
-    left = [f"- in no row: {names[run]}" for run in runs if run not in used]
-    notes = "Ours: test accuracy in percent, the mean over n seeds; * not all of them ran to their end."
+    left += [f"- in no row: {names[r['run']]}" for r in results if r["run"] not in used]
+    notes = (
+        "Ours: test accuracy in percent, the mean over the runs below, n seeds; * not all of them ran to their end."
+    )
     rule = "|---" * (2 * len(TASKS) + 1) + "|"
     return "\n".join([f"| test accuracy, % | {' | '.join(heads)} |", rule, *lines, "", notes, "", *sources, *left])
+
+
+def as_in_the_paper(result):
+    """Whether a run is of the whole task at the paper's sizes, and tested on all of it."""
+    path = os.path.join(result["run"], "config.json")
+    cfg = config.read(path)
+    sizes = cfg.size in (None, 28) and cfg.hidden == 128 and cfg.limit_train is None
+    return sizes and result["test_examples"] == 10_000 and (cfg.aux == "none" or cfg.aux_bptt == cfg.bptt)
 
 
 def ours(results):
@@ -185,7 +205,8 @@ def reconstruction(run, n=6):
 
     x, answers = run.answers(n)  # [n, T, D]; ("r" or "p", first step, [n, ., D]) each; tokens without D
     if run.task.tokens:
-        return texts(x, answers)
+        return texts(x, answers, run.task.tokens)
+    answers = answers[:4]  # anchors
     rows = [(kind, first, y, own) for kind, first, y in answers for own in (False, True)]
     pictures = run.task.order is not None
     figure = Figure(figsize=(1.9 * len(x), (1.9 if pictures else 1.5) * len(rows) + 0.4), layout="constrained")
@@ -222,13 +243,16 @@ def picture(x, steps, order):
     return out.reshape(side, side, -1).squeeze(2) if out.shape[1] == 1 else out.reshape(side, side, -1)
 
 
-def texts(x, answers):
-    """The true segments above the answers, as lines of text."""
+def texts(x, answers, vocabulary):
+    """The true segments above the answers, as lines of text; tokens that are no bytes as numbers."""
     lines = []
     for kind, first, y in answers:
         for true, answer in zip(x, y):
             for name, tokens in ("true", true[first : first + len(answer)]), (kind, answer):
-                text = bytes(tokens.astype(np.uint8)).decode(errors="replace")
-                lines.append(f"{name:>4}  {''.join(c if c.isprintable() else '.' for c in text)}")
+                if vocabulary == 256:  # a sign for each byte, so that the lines stay side by side
+                    text = "".join(chr(token) if 32 <= token < 127 else "." for token in tokens)
+                else:
+                    text = " ".join(map(str, tokens))
+                lines.append(f"{name:>4}  {text}")
             lines.append("")
     return "\n".join(lines)

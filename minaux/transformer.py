@@ -274,4 +274,6 @@ def needed_bytes(T, N, sizes, dtype="float32", shards=1, gpu=False):
     flight = 8 * E  # in the last layer's attention: dh, dheads, dq, dk, dv, y and a product
     numbers = T * N * (LAYERS * sum(layer) + end + flight)
     block = max(GPU_BLOCK if gpu else CPU_BLOCK, HEADS * T)
-    return np.dtype(dtype).itemsize * (numbers + 2 * shards * block) + T * N * sizes.D
+    item = np.dtype(dtype).itemsize
+    inputs = T * N * (16 if sizes.tokens else sizes.D * (1 + 2 * item))  # with a copy, sequences as rows
+    return item * (numbers + 2 * shards * block) + inputs

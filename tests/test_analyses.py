@@ -14,7 +14,7 @@ from tests.conftest import SMALL
 @pytest.fixture(autouse=True)
 def small_grids(monkeypatch):
     monkeypatch.setattr(analyses, "TRUNCATIONS", (0, 5))
-    grid = [{"aux": aux, "bptt": K} for aux in ("none", "r", "p") for K in (0, 5)]
+    grid = [{"aux": aux, "bptt": K, "aux_bptt": 7} for aux in ("none", "r", "p") for K in (0, 5)]
     monkeypatch.setitem(analyses.GRIDS, "truncation", grid)
 
 
@@ -28,23 +28,26 @@ def options(*dropped):
 
 def test_a_grid_ends_with_a_table_and_a_picture_and_goes_on_where_it_stopped(invoke, tmp_path):
     out = tmp_path / "grid"
-    command = ["analyse", "truncation", "--out", out, *options("--bptt 10")]
+    command = ["analyse", "truncation", "--out", out, *options("--bptt 10"), "--pretrain-epochs", 1]
     ended = invoke(*command)
     assert ended.status == 0, ended.stderr
     table = (out / "table.md").read_text().splitlines()
     assert [line.split(" | ")[:2] for line in table[2:8]] == [
         [f"| {aux}", K] for aux in ("none", "r", "p") for K in ("0", "5")
     ]
-    result = json.loads((out / "aux-r-bptt-5" / "result.json").read_text())
+    result = json.loads((out / "aux-r-bptt-5-aux_bptt-7" / "result.json").read_text())
     assert result["bptt"] == 5 and f"{100 * result['test_accuracy']:.1f}" in table[5]
     with Image.open(out / "picture.png") as picture:
         assert picture.width > 800
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint.npz")}
-    (out / "aux-p-bptt-0" / "result.json").unlink()
+    (out / "aux-p-bptt-0-aux_bptt-7" / "result.json").unlink()
     again = invoke(*command)
     assert again.status == 0 and again.stdout.count("run 5 of 6") == 1 and "aux-p-bptt-0" in again.stdout
     assert (out / "table.md").read_text().splitlines() == table
-    assert [path.parent.name for path, t in times.items() if path.stat().st_mtime_ns != t] in ([], ["aux-p-bptt-0"])
+    assert [path.parent.name for path, t in times.items() if path.stat().st_mtime_ns != t] in (
+        [],
+        ["aux-p-bptt-0-aux_bptt-7"],
+    )
 
 
 def test_other_options_in_the_same_directory_are_refused(invoke, tmp_path):
@@ -57,8 +60,12 @@ def test_other_options_in_the_same_directory_are_refused(invoke, tmp_path):
 
 
 def test_a_bad_option_of_train_is_told_as_there(invoke, tmp_path):
-    ended = invoke("analyse", "anchors", "--out", tmp_path / "grid", "--task", "mnist", "--lr", "-1")
-    assert ended.status != 0 and "--lr" in ended.stderr
+    out = tmp_path / "grid"
+    for bad, word in (["--task", "mnist", "--lr", "-1"], "--lr"), ([], "--task is needed"), (["--lx", 1], "--lx"):
+        ended = invoke("analyse", "anchors", "--out", out, *bad)
+        assert ended.status != 0 and word in ended.stderr and not out.exists()
+    ended = invoke("analyse", "curves", "--out", out, "--task", "mnist", "--model", "irnn")
+    assert ended.status == 1 and "has no auxiliary loss" in ended.stderr and not out.exists()
 
 
 def test_anchors_are_drawn_against_lengths(tmp_path):

@@ -1,5 +1,6 @@
 """`plot`, `table` and `reconstruct`, from what runs leave behind."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,9 +15,12 @@ from minaux.train import Run
 from tests.conftest import SMALL, tiny
 
 
-def write_run(path, rows=(), **result):
+def write_run(path, rows=(), options=(), **result):
     path.mkdir()
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = dict(options)
+    made = {"task": "pmnist", "aux": "none", "bptt": 300, **{k: result[k] for k in result if k in ("aux", "bptt")}}
+    (path / "config.json").write_text(json.dumps(dataclasses.asdict(config.build({**made, **options}, 1))))
     whole = {"task": "pmnist", "model": "lstm", "aux": "none", "bptt": 300, "seed": 0, "test_examples": 10_000}
     (path / "result.json").write_text(json.dumps({**whole, "complete": True, **result}))
     return path
@@ -63,6 +67,22 @@ def test_runs_are_told_apart_in_black_and_white(tmp_path):
     assert len({line.get_marker() for line in drawn[:4]}) == 4 and len(set(plots.LINES)) == 4
 
 
+def test_runs_that_have_hardly_begun(tmp_path):
+    pretraining = write_run(tmp_path / "pretraining", rows(True)[:1])
+    with open(pretraining / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "tr')  # killed while it wrote
+    empty = write_run(tmp_path / "empty")
+    accuracy, loss, auxiliary = plots.plot([str(pretraining), str(empty)]).axes
+    assert not loss.lines[0].get_xdata().size and auxiliary.lines[0].get_xydata().tolist() == [[10, 0.7]]
+
+
+def test_tokens_are_shown_sign_by_sign():
+    x = np.array([[72, 105, 0xC3, 33]])
+    answers = [("r", 1, np.array([[106, 10, 34]]))]
+    assert plots.texts(x, answers, 256).splitlines()[:2] == ["true  i.!", '   r  j."']
+    assert plots.texts(x, answers, 300).splitlines()[:2] == ["true  105 195 33", "   r  106 10 34"]
+
+
 def test_the_command_writes_a_picture(invoke, runs, tmp_path):
     ended = invoke("plot", *runs, "--out", tmp_path / "a.png")
     assert ended.status == 0 and "a.png is written" in ended.stdout
@@ -76,7 +96,7 @@ def test_the_command_writes_a_picture(invoke, runs, tmp_path):
     "damage, word",
     [
         (lambda run: (run / "metrics.jsonl").unlink(), "is no run"),
-        (lambda run: (run / "metrics.jsonl").write_text("{"), "is damaged"),
+        (lambda run: (run / "metrics.jsonl").write_text("{\n"), "is damaged"),
         (lambda run: (run / "metrics.jsonl").write_text("[1]\n"), "is damaged"),
         (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff"), "is damaged"),
     ],
@@ -101,12 +121,19 @@ def test_the_table_has_each_run_in_its_place(invoke, tmp_path):
         write_run(tmp_path / "c", test_accuracy=0.956, task="cifar10", aux="r", bptt="full"),
         write_run(tmp_path / "few", test_accuracy=0.9, test_examples=100),
         write_run(tmp_path / "text", test_accuracy=0.7, task="dbpedia"),
+        write_run(tmp_path / "small", test_accuracy=0.9, options={"size": 14, "bptt": 300}),
+        write_run(tmp_path / "part", test_accuracy=0.9, options={"limit_train": 500}),
+        write_run(tmp_path / "narrow", test_accuracy=0.9, options={"hidden": 8}),
+        write_run(tmp_path / "other", test_accuracy=0.9, aux="r", options={"aux_bptt": 5}),
+        tmp_path / "unfinished",
     ]
     lines = invoke("table", *runs).stdout.splitlines()
     assert "| LSTM, truncated 300 | 11.3 |  | 88.8 | 85.0* (n = 2) | 49.0 |  |" in lines
     assert "| r-LSTM, full BPTT | 98.4 |  | 95.2 |  | 72.2 | 95.6 (n = 1) |" in lines
     assert "- LSTM, truncated 300, pMNIST: a, b" in lines
-    assert [line for line in lines if "in no row" in line] == ["- in no row: few", "- in no row: text"]
+    left = [line.split(": ")[1] for line in lines if "in no row" in line]
+    assert left == ["few", "text", "small", "part", "narrow", "other"]
+    assert "- not tested yet, or no run: unfinished" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
@@ -117,7 +144,7 @@ def test_a_run_without_a_result_is_no_row(invoke, tmp_path):
         assert "is damaged" in invoke("table", run).stderr
     (run / "result.json").unlink()
     ended = invoke("table", run)
-    assert ended.status == 1 and "has not been tested yet" in ended.stderr and ended.stderr.count("\n") == 1
+    assert ended.status == 1 and "none of these has been tested" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 # --- reconstruct ---

@@ -5,9 +5,11 @@ import os
 import random
 import signal
 
+import numpy as np
 import pytest
 
 from minaux import train
+from minaux.checkpoint import digest
 
 from .conftest import SMALL, arrays, assert_same_run, rows
 
@@ -144,3 +146,19 @@ def test_threads_do_not_change_what_is_drawn(invoke, monkeypatch, tmp_path):
             assert a.keys() == b.keys()
             mine, its = ([row.get(name, 0) for name in losses] for row in (a, b))
             assert mine == pytest.approx(its, rel=1e-5)
+
+
+def test_a_run_from_before_an_option_was_added_goes_on(invoke, tmp_path):
+    invoke("train", *SMALL, "--quiet", "--budget", "0", "--out", tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    for name in "checkpoint_every", "data":
+        del settings[name]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with np.load(tmp_path / "checkpoint.npz") as file:
+        arrays = {name: file[name] for name in file.files if name != "sha256"}
+    meta = json.loads(arrays["meta"].tobytes())
+    meta["config"] = settings
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(tmp_path / "checkpoint.npz", sha256=np.frombuffer(digest(arrays), np.uint8), **arrays)
+    ended = invoke("train", "--resume", "--quiet", "--out", tmp_path)
+    assert ended.status == 0, ended.stderr

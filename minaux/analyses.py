@@ -100,6 +100,7 @@ FIGURES = {"truncation": truncation_figure, "curves": curves_figure, "anchors": 
 def cost_summary(rows):
     """(the table in Markdown, the figure) of the rows that `bench` measured: seconds and peak memory of a step."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     lines = ["| training step | sequence length | ms | peak memory, MB |", "|---|---|---|---|"]
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
@@ -116,6 +117,8 @@ def cost_summary(rows):
         axes.set(xlabel="steps of a sequence", xscale="log", yscale="log")
         lengths = sorted({row["T"] for row in rows})
         axes.set_xticks(lengths, [f"{T:,}" for T in lengths])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.25)
         axes.legend(fontsize="small")

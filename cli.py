@@ -142,7 +142,7 @@ def cli():
     "300; 600 with --preset paper; a quarter with --size 14",
 )
 @setting("anchors", int, "Anchors a batch, for each auxiliary loss.")
-@setting("aux_weight", float, "Weight of the auxiliary loss.")
+@setting("aux_weight", float, "Weight of the auxiliary loss in joint training.")
 @setting("feed_start", float, "r: probability of feeding the decoder its own output at the start")
 @setting("feed_end", float, "... and from the end of pretraining on.")
 @setting("forget_bias", Steps("chrono", float, "[FLOAT|chrono]"), "Initial bias of the forget gates.")

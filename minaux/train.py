@@ -160,7 +160,8 @@ class Run:
         dropconnect = 0 if pretraining else cfg.dropconnect
         draws = model.draw(cfg.seed, step, cfg.aux, *size, self.shapes, own, dropconnect, lengths.min())
 
-        options = {"K": self.K, "aux_K": self.aux_K, "aux_weight": cfg.aux_weight, "batch_size": len(rows)}
+        weight = 1.0 if pretraining else cfg.aux_weight
+        options = {"K": self.K, "aux_K": self.aux_K, "aux_weight": weight, "batch_size": len(rows)}
         if cfg.checkpoint_every:
             options["every"] = cfg.checkpoint_every
         total, *others = self.in_shards(self.model.loss_and_grads, state.params, x, y, draws, lengths, **options)

@@ -276,6 +276,16 @@ def test_the_auxiliary_weight_scales_the_auxiliary_gradient_alone(tmp_path):
     assert norms[0.0] == 0 and norms[2.0] == pytest.approx(2 * norms[1.0], rel=1e-5) and norms[1.0] > 0
 
 
+def test_pretraining_has_no_use_for_the_auxiliary_weight(tmp_path):
+    grads = []
+    for weight in 0.0, 1.0:
+        run = Run(options(aux="r", pretrain_epochs=1, aux_weight=weight), toy(), tmp_path / str(weight))
+        with run.working():
+            grads.append(run.loss_and_grads(run.new_state(), 0)[1])
+    assert all((grads[0][name] == grads[1][name]).all() for name in grads[0])
+    assert grads[0]["main.Wh"].any()
+
+
 def process(params, x, y, draws):
     time.sleep(0.2)  # so that each shard gets a worker
     return os.getpid(), [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]

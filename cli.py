@@ -22,23 +22,24 @@ except ModuleNotFoundError as error:
 
 
 class Steps(click.ParamType):
-    """A number of steps, or a word ("full", "chrono")."""
+    """A number, or a word ("full", "chrono")."""
 
     name = "steps"
 
-    def __init__(self, word, number=int, metavar=None):
-        self.word, self.number, self.metavar = word, number, metavar or f"[INTEGER|{word}]"
+    def __init__(self, *words, number=int):
+        self.words, self.number = words, number
+        self.metavar = f"[{'INTEGER' if number is int else 'FLOAT'}|{'|'.join(words)}]"
 
     def get_metavar(self, param, ctx=None):
         return self.metavar
 
     def convert(self, value, param, ctx):
-        if value == self.word or isinstance(value, self.number):
+        if value in self.words or isinstance(value, self.number):
             return value
         try:
             number = self.number(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor {self.word!r}.", param, ctx)
+            self.fail(f"{value!r} is neither a number nor {' nor '.join(map(repr, self.words))}.", param, ctx)
         if self.number is int and number < 0:
             self.fail(f"{number} is below 0.", param, ctx)
         return number
@@ -145,7 +146,11 @@ def cli():
 @setting("aux_weight", float, "Weight of the auxiliary loss in joint training.")
 @setting("feed_start", float, "r: probability of feeding the decoder its own output at the start")
 @setting("feed_end", float, "... and from the end of pretraining on.")
-@setting("forget_bias", Steps("chrono", float, "[FLOAT|chrono]"), "Initial bias of the forget gates.")
+@setting(
+    "forget_bias",
+    Steps(*config.WORDS["forget_bias"], number=float),
+    "Initial bias of the forget gates; chrono and loguniform spread what the units remember.",
+)
 @setting(
     "pretrain_epochs",
     int,

@@ -38,7 +38,7 @@ class Config:
     aux_weight: float = 1.0
     feed_start: float = 0.0
     feed_end: float = 1.0
-    forget_bias: float | str = 1.0  # or "chrono"
+    forget_bias: float | str = 1.0  # or a word
     pretrain_epochs: int = 0
     epochs: int = 0
     batch_size: int = 128
@@ -119,6 +119,7 @@ RANGES = {
     "max_length": (3, None),
     "budget": (0, None),
 }
+WORDS = {"bptt": ("full",), "aux_bptt": ("full",), "forget_bias": ("chrono", "loguniform")}  # instead of a number
 CHOICES = {
     "aux": ("none", "r", "p", "rp"),
     "model": ("lstm", "irnn", "transformer"),
@@ -149,7 +150,7 @@ def check(config):
             if low is not None and value < low or value > (LARGEST if high is None else high):
                 span = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise UserError(f"{option(name)}: {value} is out of range, it must be {span}")
-        elif name in RANGES and value not in (None, "chrono" if name == "forget_bias" else "full"):
+        elif name in RANGES and value is not None and value not in WORDS.get(name, ()):
             raise UserError(f"{option(name)}: {value!r} is neither a number nor a word it knows")
     if config.lr == 0:
         raise UserError("--lr: 0 would train nothing, it must be above 0")

@@ -70,7 +70,9 @@ def parameter_shapes(sizes, aux):
 def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
     """Initial weights, on the host: Glorot uniform (each gate a layer of its own), Wh orthogonal by gate,
     token tables N(0, 1), biases 0 but the forget gates': `forget_bias`, or "chrono" for
-    b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018). An iRNN's Wh is the identity, its Wx N(0, 0.001²);
+    b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018), or "loguniform" for b_f = U[0, log(T-1)], b_i = -b_f:
+    a unit's memory lasts about exp(b_f) steps, hundreds for most units with chrono, as often few or tens with
+    loguniform. An iRNN's Wh is the identity, its Wx N(0, 0.001²);
     a Transformer's We is N(0, 1) for numbers too, so that they weigh about as much as positions; its gains are 1.
 
     Every parameter has a stream of its own, so none, r and p start from the same main LSTM.
@@ -95,8 +97,9 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
             w = np.full(shape, 1.0 if kind == "gain" else 0.0)
             if sizes.model != "lstm":
                 pass  # no gates
-            elif kind == "b" and forget_bias == "chrono":
-                w[H : 2 * H, 0] = np.log(r.uniform(1, T - 1, H))
+            elif kind == "b" and forget_bias in ("chrono", "loguniform"):
+                chrono = forget_bias == "chrono"
+                w[H : 2 * H, 0] = np.log(r.uniform(1, T - 1, H)) if chrono else r.uniform(0, np.log(T - 1), H)
                 w[:H] = -w[H : 2 * H]
             elif kind == "b":
                 w[H : 2 * H] = forget_bias

@@ -383,7 +383,7 @@ BAD_OPTIONS = [
     ("--bptt -1", "--bptt"),
     ("--bptt some", "neither a number nor 'full'"),
     ("--aux-bptt 2.5", "2.5"),
-    ("--forget-bias much", "neither a number nor 'chrono'"),
+    ("--forget-bias much", "neither a number nor 'chrono' nor 'loguniform'"),
     ("--forget-bias nan", "not a finite number"),
     ("--lr nan", "not a finite number"),
     ("--lr inf", "not a finite number"),

@@ -259,6 +259,13 @@ def test_chrono_biases():
     assert np.exp(b[1]).mean() == pytest.approx(784 / 2, rel=0.1)  # exp(b_f) is uniform
 
 
+def test_loguniform_biases():
+    b = init_params(Sizes(1, 500, 10), "none", T=784, forget_bias="loguniform")["main.b"].reshape(4, 500)
+    assert (b[0] == -b[1]).all() and not b[2:].any()
+    assert 0 <= b[1].min() < 0.1 and 6.5 < b[1].max() <= np.log(783)
+    assert b[1].mean() == pytest.approx(np.log(783) / 2, rel=0.1)  # b_f is uniform
+
+
 def test_all_kinds_of_model_start_from_the_same_main_lstm():
     models = [init_params(Sizes(1, 8, 10), aux, T=784, seed=5) for aux in ("none", "r", "p", "rp")]
     assert [sorted(m) for m in models] == [

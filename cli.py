@@ -393,7 +393,7 @@ def table(runs):
     """Print the paper's Table 2 with the results of RUNs beside it, in Markdown.
 
     A run stands where its task, model, auxiliary loss and truncation are the table's, if it was tested on all
-    10,000 test images. Runs in one place are averaged.
+    10,000 test images. Runs that differ in their seeds alone are averaged; other options make rows of their own.
     """
     click.echo(plots.table(list(dict.fromkeys(runs))))
 

@@ -24,6 +24,11 @@ TABLE_2 = {  # model: (which runs are of it, the figures on MNIST, pMNIST, CIFAR
     "r-LSTM, full BPTT": (("lstm", "r", "full"), (98.4, 95.2, 72.2)),
     "p-LSTM, full BPTT": (("lstm", "p", "full"), (98.0, 92.8, 67.6)),
 }
+# Runs of one row that differ in any of these get rows of their own.
+SETTINGS = (
+    *("forget_bias", "pretrain_epochs", "epochs", "aux_length", "anchors", "aux_weight", "feed_start", "feed_end"),
+    *("batch_size", "lr", "lr_schedule", "clip", "dropconnect", "valid"),
+)
 # Of the runs' lines: told apart without colours too.
 COLORS = ("black", "tab:red", "tab:blue", "tab:green", "tab:purple")
 LINES, MARKERS = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))), "os^D"
@@ -162,16 +167,19 @@ def table(runs):
     if not results:
         raise UserError(f"none of these has been tested: {', '.join(runs)}")
     for model, (which, paper) in TABLE_2.items():
-        cells = []
-        for task, figure in zip(TASKS, paper):
-            cells.append("–" if figure is None else f"{figure:.1f}")
-            mine = [r for r in results if r["task"] == task and which == (r["model"], r["aux"], r["bptt"])]
-            mine = [r for r in mine if as_in_the_paper(r)]
-            used.update(r["run"] for r in mine)
-            cells.append(ours(mine))
-            if mine:
-                sources.append(f"- {model}, {TASKS[task]}: {', '.join(names[r['run']] for r in mine)}")
-        lines.append(f"| {model} | {' | '.join(cells)} |")
+        mine = [r for r in results if r["task"] in TASKS and which == (r["model"], r["aux"], r["bptt"])]
+        mine = [r for r in mine if as_in_the_paper(r)]
+        used.update(r["run"] for r in mine)
+        figures = ["–" if figure is None else f"{figure:.1f}" for figure in paper]
+        for settings, alike in by_settings(mine) or [("", [])]:
+            cells, label = [], f"{model}: {settings}" if settings else model
+            for task, figure in zip(TASKS, figures):
+                some = [r for r in alike if r["task"] == task]
+                cells += [figure, ours(some)]
+                if some:
+                    sources.append(f"- {label}, {TASKS[task]}: {', '.join(names[r['run']] for r in some)}")
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+            figures = [""] * len(TASKS)  # the paper's stand in a model's first row
     heads = [f"{task}, paper | ours" for task in TASKS.values()]
     left += [f"- in no row: {names[r['run']]}" for r in results if r["run"] not in used]
     notes = (
@@ -187,6 +195,18 @@ def as_in_the_paper(result):
     cfg = config.read(path)
     sizes = cfg.size in (None, 28) and cfg.hidden == 128 and cfg.limit_train is None
     return sizes and result["test_examples"] == 10_000 and (cfg.aux == "none" or cfg.aux_bptt == cfg.bptt)
+
+
+def by_settings(results):
+    """[(settings, results)]: those that differ in no more than the task and the seed together, under the options in
+    which they differ from others, in words."""
+    options = {r["run"]: vars(config.read(os.path.join(r["run"], "config.json"))) for r in results}
+    varied = [name for name in SETTINGS if len({o[name] for o in options.values()}) > 1]
+    groups = {}
+    for r in results:
+        words = [f"{name.replace('_', ' ')} {options[r['run']][name]}" for name in varied]
+        groups.setdefault(", ".join(words), []).append(r)
+    return list(groups.items())
 
 
 def ours(results):

@@ -137,6 +137,18 @@ def test_the_table_has_each_run_in_its_place(invoke, tmp_path):
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
+def test_the_table_averages_no_unlike_runs(invoke, tmp_path):
+    runs = [
+        write_run(tmp_path / "a", test_accuracy=0.5, options={"lr": 0.01}),
+        write_run(tmp_path / "b", test_accuracy=0.9, options={"lr": 0.01, "forget_bias": "chrono"}),
+        write_run(tmp_path / "c", test_accuracy=0.8, seed=1, options={"lr": 0.01, "forget_bias": "chrono"}),
+    ]
+    lines = invoke("table", *runs).stdout.splitlines()
+    assert "| LSTM, truncated 300: forget bias 1.0 | 11.3 |  | 88.8 | 50.0 (n = 1) | 49.0 |  |" in lines
+    assert "| LSTM, truncated 300: forget bias chrono |  |  |  | 85.0 (n = 2) |  |  |" in lines
+    assert "- LSTM, truncated 300: forget bias chrono, pMNIST: b, c" in lines
+
+
 def test_a_run_without_a_result_is_no_row(invoke, tmp_path):
     run = write_run(tmp_path / "a", test_accuracy=0.9)
     for text in '{"seed": 0}', "[]", "{":

@@ -417,7 +417,8 @@ def analyse(name, out, options):
     """Run one of the paper's analyses: a grid of runs that ends with a table and a picture.
 
     The same command goes on where an earlier one stopped. Further options are those of `train`, for all runs of the
-    grid: --task above all, --epochs, --limit-train. `cost` takes none. A run counts as done when --budget is spent.
+    grid: --task above all, --epochs, --limit-train. With --size 14 the grid's lengths are a quarter of the usual.
+    `cost` takes none. A run counts as done when --budget is spent.
 
     \b
     truncation   accuracy of none, r and p against the truncation, down to 1 and 0
@@ -425,35 +426,60 @@ def analyse(name, out, options):
     anchors      r's accuracy with more anchors and shorter segments
     cost         time and memory of a training step against the length of the sequences
     """
-    noted = os.path.join(out, "options.json")
+    given = {}
     if name == "cost":
         if options:
             raise UserError(f"cost takes no options of train: leave {options[0]} out")
-    else:
-        for run, given in analyses.runs(name, out):  # what cannot be is told before anything is run
-            with train.make_context("train", [*options, *analyses.flags(given), "--out", run]) as context:
-                asked = {k: v for k, v in context.params.items() if v is not None and k not in ("out", "resume")}
-            if "task" not in asked:
-                raise UserError("--task is needed: for example --task pmnist")
-            config.build(asked, cores())
-    os.makedirs(out, exist_ok=True)
-    if os.path.exists(noted) and plots.read_json(noted) != [name, *options]:
-        raise UserError(f"{out} is of another analysis ({noted} says which): choose another --out")
-    write_whole(noted, json.dumps([name, *options]).encode())
+    else:  # what cannot be is told before anything is run
+        given = train_options(options)
+        if "task" not in given:
+            raise UserError("--task is needed: for example --task pmnist")
+        grid = analyses.runs(name, out, quarter=given.get("size") == 14)
+        for option in grid[0][1]:
+            if option in given:
+                raise UserError(f"{config.option(option)} is what the grid sets: leave it out")
+        for _, its in grid:
+            config.build(train_options([*options, *analyses.flags(its)]), cores())
+    note_analysis(out, {"analysis": name, **{k: v for k, v in given.items() if k not in ("quiet", "data_dir")}})
     if name == "cost":
         text, figure = analyses.cost_summary(measured_costs(os.path.join(out, "rows.json")))
     else:
-        for n, (run, given) in enumerate(grid := analyses.runs(name, out)):
-            if analyses.finished(run):
-                continue
-            click.echo(f"run {n + 1} of {len(grid)}: {run}")
-            flags = analyses.flags(given)
-            again = ["--resume"] if os.path.exists(RunDirectory(run).checkpoint) else []
-            train.main([*options, *flags, "--out", run, *again], prog_name="cli.py train", standalone_mode=False)
-        text, figure = analyses.summary(name, out)
-    write_whole(os.path.join(out, "table.md"), text.encode())
+        try:
+            for n, (run, its) in enumerate(grid):
+                if not analyses.finished(run):
+                    click.echo(f"run {n + 1} of {len(grid)}: {run}")
+                    again = ["--resume"] if os.path.exists(RunDirectory(run).checkpoint) else []
+                    flags = [*options, *analyses.flags(its), "--out", run, *again]
+                    train.main(flags, prog_name="cli.py train", standalone_mode=False)
+        except (KeyboardInterrupt, SystemExit):
+            click.echo("\nthe analysis is not complete: the same `analyse` command goes on with it", err=True)
+            raise
+        text, figure = analyses.summary(name, grid)
+    write_whole(os.path.join(out, "table.md"), f"{text}\n".encode())
     plots.save(figure, os.path.join(out, "picture.png"))
     click.echo(f"{text}\n{os.path.join(out, 'table.md')} and picture.png are written")
+
+
+def train_options(words):
+    """The options of `train` that the words of a command line give."""
+    with train.make_context("cli.py train", list(words)) as context:
+        return {k: v for k, v in context.params.items() if v is not None and k not in ("out", "resume")}
+
+
+def note_analysis(out, options):
+    """Note in `out` what is run there. Raises UserError if it is something else's directory."""
+    noted = os.path.join(out, "options.json")
+    if os.path.exists(os.path.join(out, "config.json")):
+        raise UserError(f"{out} holds a run: choose another --out")
+    if os.path.exists(noted):
+        was = plots.read_json(noted)
+        was = was if isinstance(was, dict) else {}
+        for name in [*was, *options]:
+            if was.get(name) != options.get(name):
+                what = f"{name} {was.get(name, 'by default')}, not {options.get(name, 'by default')}"
+                raise UserError(f"{out} is of an analysis with {what}: choose another --out")
+    os.makedirs(out, exist_ok=True)
+    write_whole(noted, json.dumps(options).encode())
 
 
 def measured_costs(path):

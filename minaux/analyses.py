@@ -13,11 +13,10 @@ import os
 from . import config, plots
 from .plots import COLORS, LINES, MARKERS, read_result, read_rows
 
-TRUNCATIONS = (0, 1, 10, 30, 100, 300)
 AUX = ("none", "r", "p")
-GRIDS = {  # name: the options of each run
+GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are
     # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
-    "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in TRUNCATIONS],
+    "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 10, 30, 100, 300)],
     "curves": [{"aux": aux} for aux in AUX],
     "anchors": [
         {"aux": "r", "anchors": n, "aux_length": L}
@@ -26,12 +25,18 @@ GRIDS = {  # name: the options of each run
 }
 
 
-def runs(name, out):
-    """[(directory, options)] of a grid's runs."""
-    return [
-        (os.path.join(out, "-".join(f"{option}-{value}" for option, value in options.items())), options)
-        for options in GRIDS[name]
-    ]
+def runs(name, out, quarter=False):
+    """[(directory, options)] of a grid's runs; `quarter`: of sequences a quarter as long."""
+    found = []
+    for options in GRIDS[name]:
+        if quarter:  # 1 stays 1
+            lengths = {
+                k: max(v // 4, min(v, 1)) for k, v in options.items() if k in ("bptt", "aux_bptt", "aux_length")
+            }
+            options = {**options, **lengths}
+        directory = "-".join(f"{option}-{value}" for option, value in options.items())
+        found.append((os.path.join(out, directory), options))
+    return found
 
 
 def flags(options):
@@ -54,40 +59,40 @@ def row(run):
     return 100 * result["test_accuracy"], plots.running_mean(losses)[-1], star
 
 
-def summary(name, out):
-    """(the table in Markdown, the figure) of a grid whose runs are finished."""
-    found = {run: row(run) for run, _ in runs(name, out)}
-    heads = list(GRIDS[name][0])
+def summary(name, grid):
+    """(the table in Markdown, the figure) of a grid's runs, [(directory, options)], which are finished."""
+    found = {run: row(run) for run, _ in grid}
+    heads = list(grid[0][1])
     lines = [
         f"| {' | '.join(heads)} | test accuracy, % | training loss at the end |",
         "|---" * (len(heads) + 2) + "|",
     ]
-    for run, options in runs(name, out):
+    for run, options in grid:
         accuracy, loss, star = found[run]
         lines.append(f"| {' | '.join(map(str, options.values()))} | {accuracy:.1f}{star} | {loss:.3f} |")
     lines += ["", "The training loss is a mean over the last 10 rows; * the run has not come to its end."]
-    accuracies = [accuracy for accuracy, _, _ in found.values()]
-    return "\n".join(lines), FIGURES[name]([run for run, _ in runs(name, out)], accuracies)
+    return "\n".join(lines), FIGURES[name](grid, [accuracy for accuracy, _, _ in found.values()])
 
 
-def truncation_figure(_, accuracies):
+def truncation_figure(grid, accuracies):
     figure, axes = one_panel("truncation of the supervised loss, steps (at 0 it trains the classifier alone)")
     for n, aux in enumerate(AUX):
-        some = accuracies[n * len(TRUNCATIONS) :][: len(TRUNCATIONS)]
-        axes.plot(range(len(TRUNCATIONS)), some, label=aux, **style(n))
-    axes.set_xticks(range(len(TRUNCATIONS)), TRUNCATIONS)
+        some = [(options["bptt"], y) for (_, options), y in zip(grid, accuracies) if options["aux"] == aux]
+        truncations, y = zip(*some)
+        axes.plot(range(len(y)), y, label=aux, **style(n))
+    axes.set_xticks(range(len(y)), truncations)
     axes.set(ylabel="test accuracy, %", ylim=(0, 100))
     axes.legend(title="auxiliary loss")
     return figure
 
 
-def curves_figure(found, _):
-    return plots.plot(found)
+def curves_figure(grid, _):
+    return plots.plot([run for run, _ in grid])
 
 
-def anchors_figure(_, accuracies):
-    figure, axes = one_panel("anchors × segment length")
-    labels = [f"{options['anchors']} × {options['aux_length']}" for options in GRIDS["anchors"]]
+def anchors_figure(grid, accuracies):
+    figure, axes = one_panel("anchors × segment length, steps")
+    labels = [f"{options['anchors']} × {options['aux_length']}" for _, options in grid]
     axes.plot(range(len(labels)), accuracies, **{**style(0), "linestyle": ""})
     axes.set_xticks(range(len(labels)), labels)
     axes.set(ylabel="test accuracy, %", ylim=(0, 100))

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+import cli
 from minaux import analyses
 from tests import bench
 from tests.bench import Case
@@ -13,8 +14,9 @@ from tests.conftest import SMALL
 
 @pytest.fixture(autouse=True)
 def small_grids(monkeypatch):
-    monkeypatch.setattr(analyses, "TRUNCATIONS", (0, 5))
-    grid = [{"aux": aux, "bptt": K, "aux_bptt": 7} for aux in ("none", "r", "p") for K in (0, 5)]
+    grid = [
+        {"aux": aux, "bptt": K, "aux_bptt": 28} for aux in ("none", "r", "p") for K in (0, 20)
+    ]  # 0, 5 at size 14
     monkeypatch.setitem(analyses.GRIDS, "truncation", grid)
 
 
@@ -54,9 +56,43 @@ def test_other_options_in_the_same_directory_are_refused(invoke, tmp_path):
     out = tmp_path / "grid"
     assert invoke("analyse", "curves", "--out", out, *options()).status == 0
     ended = invoke("analyse", "curves", "--out", out, *options(), "--lr", 0.1)
-    assert ended.status == 1 and "is of another analysis" in ended.stderr and ended.stderr.count("\n") == 1
+    assert ended.status == 1 and ended.stderr.count("\n") == 1
+    assert "is of an analysis with lr by default, not 0.1" in ended.stderr
+    again = invoke("analyse", "curves", "--out", out, *reversed_pairs(options()))
+    assert again.status == 0 and "run 1" not in again.stdout
     (out / "options.json").write_text("{")
     assert "is damaged" in invoke("analyse", "curves", "--out", out, *options()).stderr
+
+
+def reversed_pairs(words):
+    """The same options in another order, --quiet left out."""
+    pairs = list(zip(words[:-1:2], words[1:-1:2]))
+    return [word for pair in reversed(pairs) for word in pair]
+
+
+def test_what_the_grid_sets_is_refused(invoke, tmp_path):
+    ended = invoke("analyse", "truncation", "--out", tmp_path / "x", "--task", "mnist", "--bptt", 0)
+    assert ended.status == 1 and "--bptt is what the grid sets" in ended.stderr and not (tmp_path / "x").exists()
+
+
+def test_a_run_is_no_place_for_an_analysis(invoke, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    ended = invoke("analyse", "curves", "--out", tmp_path, *options())
+    assert ended.status == 1 and "holds a run" in ended.stderr and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_analysis_that_is_stopped_says_how_it_goes_on(invoke, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise SystemExit(130)
+
+    monkeypatch.setattr(cli.train, "main", stopped)
+    ended = invoke("analyse", "curves", "--out", tmp_path / "x", *options())
+    assert ended.status == 130 and "the same `analyse` command goes on" in ended.stderr
+
+
+def test_lengths_are_a_quarter_for_pictures_of_14():
+    found = [(o["anchors"], o["aux_length"]) for _, o in analyses.runs("anchors", "x", quarter=True)]
+    assert found == [(1, 75), (1, 25), (1, 12), (2, 37), (4, 18), (8, 12)]
 
 
 def test_a_bad_option_of_train_is_told_as_there(invoke, tmp_path):
@@ -69,13 +105,14 @@ def test_a_bad_option_of_train_is_told_as_there(invoke, tmp_path):
 
 
 def test_anchors_are_drawn_against_lengths(tmp_path):
-    figure = analyses.anchors_figure(None, [1, 2, 3, 4, 5, 6])
+    figure = analyses.anchors_figure(analyses.runs("anchors", tmp_path), [1, 2, 3, 4, 5, 6])
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels[0] == "1 × 300" and len(labels) == 6 and "%" in figure.axes[0].get_ylabel()
 
 
 def test_the_truncation_picture_has_a_line_for_each_loss():
-    axes = analyses.truncation_figure(None, [10, 20, 30, 40, 50, 60]).axes[0]
+    axes = analyses.truncation_figure(analyses.runs("truncation", "x"), [10, 20, 30, 40, 50, 60]).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "20"]
     assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
         "none": [10, 20],
         "r": [30, 40],

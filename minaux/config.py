@@ -162,10 +162,13 @@ def check(config):
         raise UserError("--bptt: the transformer sees all steps at once, nothing is truncated; leave it out")
     if config.checkpoint_every % 8:
         raise UserError(f"--checkpoint-every: {config.checkpoint_every} is no multiple of 8; choose one near √T")
+    if config.model != "lstm" and config.forget_bias != 1:
+        raise UserError(f"--forget-bias: the {config.model} has no forget gates; leave it out")
     if config.model != "lstm" and config.checkpoint_every:
         raise UserError(f"--checkpoint-every: the {config.model} does not take it; leave it out")
     if config.aux == "none" and config.pretrain_epochs:
-        raise UserError("--pretrain-epochs: there is no auxiliary loss to pretrain with; choose --aux r, p or rp")
+        otherwise = "" if config.model != "lstm" else ", or choose --aux r, p or rp"
+        raise UserError(f"--pretrain-epochs: there is no auxiliary loss to pretrain with; leave it out{otherwise}")
 
 
 def read(path):

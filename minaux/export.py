@@ -40,10 +40,12 @@ def names(params):
 def export(run, out):
     """Write the run's best weights (without validation the last) to the file `out`, with its config as metadata.
 
-    Raises UserError if there is no run, or its files are damaged.
+    Raises UserError if there is no run, its files are damaged, or `out` ends otherwise than in .safetensors.
     """
     from safetensors.numpy import save
 
+    if not out.endswith(".safetensors"):
+        raise UserError(f"--out: {out} does not end in .safetensors, which is what is written")
     directory = RunDirectory(run)
     cfg = directory.read_config()
     if cfg.model != "lstm":

@@ -42,7 +42,7 @@ def read_rows(run):
             rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill may cut the last one off
         if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
             raise ValueError("a row is of no kind")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
@@ -90,28 +90,33 @@ def plot(runs):
     for n, run in enumerate(runs):
         style = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1.1, "markersize": 4.5}
 
-        def draw(axes, kind, name, label=None, factor=1, marker="", run=run, style=style):
-            found = [(row["step"], row.get(name)) for row in rows[run] if kind in (row["kind"], row.get("split"))]
-            points = [(x, factor * y) for x, y in found if y is not None]
-            x, y = zip(*points) if points else ((), ())
-            axes.plot(x, running_mean(y) if kind == "train" else y, label=label, **{**style, "marker": marker})
+        def draw(axes, name, phases, run=run, style=style, marker=MARKERS[n % 4]):
+            for label, phase in zip((names[run], None), phases):  # no mean over both phases
+                found = [(row["step"], row.get(name)) for row in rows[run] if row.get("phase") == phase]
+                points = [(x, y) for x, y in found if y is not None]
+                x, y = zip(*points) if points else ((), ())
+                few = {"marker": marker} if len(y) <= 10 else {}  # a line of one point would not be seen
+                axes.plot(x, running_mean(y, min(10, 1 + len(y) // 10)), label=label, **style, **few)
 
-        draw(accuracy, "valid", "accuracy", names[run], 100, MARKERS[n % 4])
-        tested = [row for row in rows[run] if row.get("split") == "test"][-1:]
-        for row in tested:
-            accuracy.plot(row["step"], 100 * row["accuracy"], color=style["color"], marker="*", markersize=13)
-        draw(loss, "train", "loss_supervised", names[run])
+        large = {"color": style["color"], "marker": MARKERS[n % 4], "markersize": 11, "fillstyle": "none"}
+        valid = [(row["step"], 100 * row["accuracy"]) for row in rows[run] if row.get("split") == "valid"]
+        accuracy.plot(*(zip(*valid) if valid else ((), ())), label=names[run], **style, marker=MARKERS[n % 4])
+        for row in [row for row in rows[run] if row.get("split") == "test"][-1:]:
+            accuracy.plot(row["step"], 100 * row["accuracy"], **large)
+        draw(loss, "loss_supervised", ["joint"])
         if run in auxiliary:
-            draw(others[0], "train", "loss_auxiliary", names[run])
+            draw(others[0], "loss_auxiliary", ["joint", "pretrain"])
         pretrained = [row["step"] for row in rows[run] if row.get("phase") == "pretrain"]
         for axes in (accuracy, loss, *others) if pretrained else ():
             axes.axvline(pretrained[-1], color=style["color"], linestyle=":", linewidth=0.8)
-    for run in auxiliary[:1]:
-        rivals(others[0], [row for row in rows[run] if row["kind"] == "eval"])
-    accuracy.set(title="Accuracy on validation, and on test (star)", ylabel="%", ylim=(0, 100))
-    loss.set(title="Supervised loss in training", ylabel="nats, mean of 10 rows")
+    for kind in "rp" if others else ():
+        for run in [run for run in auxiliary if any(f"{kind}_constant" in row for row in rows[run])][:1]:
+            whose = f"{kind} ({names[run]})" if len(auxiliary) > 1 else kind
+            rivals(others[0], kind, whose, [row for row in rows[run] if row["kind"] == "eval"])
+    accuracy.set(title="Accuracy on validation, and on test (large, hollow)", ylabel="%", ylim=(0, 100))
+    loss.set(title="Supervised loss in training", ylabel="nats, mean of up to 10 rows")
     for axes in others:
-        axes.set(title="Auxiliary loss in training", ylabel="squared error (text: nats), mean of 10 rows")
+        axes.set(title="Auxiliary loss in training", ylabel="squared error (text: nats), mean of up to 10 rows")
     for axes in (accuracy, loss, *others):
         axes.set_xlabel("batches (pretraining ends at the dotted line)" if any_pretrained(rows) else "batches")
         axes.set_xlim(left=0)
@@ -131,17 +136,19 @@ def any_pretrained(rows):
     return any(row.get("phase") == "pretrain" for some in rows.values() for row in some)
 
 
-def rivals(axes, evaluations):
+def rivals(axes, kind, whose, evaluations):
     """Lines for the predictors without memory, as the first evaluation has them."""
-    for kind in "rp":
-        for name in "constant", "position_mean", "copy":
-            found = [row[f"{kind}_{name}"] for row in evaluations if f"{kind}_{name}" in row]
-            for loss in found[:1]:
-                place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-                axes.axhline(loss, color="gray", linewidth=0.8)
-                axes.text(
-                    0.99, loss, f"{kind}: {name.replace('_', ' ')}", color="dimgray", fontsize="small", **place
-                )
+    place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+    for name, beside in (
+        ("constant", "right"),
+        ("position_mean", "left"),
+        ("copy", "right"),
+    ):  # the first two are near
+        found = [row[f"{kind}_{name}"] for row in evaluations if f"{kind}_{name}" in row]
+        for loss in found[:1]:
+            axes.axhline(loss, color="gray", linewidth=0.8)
+            where = {**place, "ha": beside, "color": "dimgray", "fontsize": "small"}
+            axes.text({"left": 0.01, "right": 0.99}[beside], loss, f"{whose}: {name.replace('_', ' ')}", **where)
 
 
 def save(figure, out):
@@ -181,7 +188,8 @@ def table(runs):
             lines.append(f"| {label} | {' | '.join(cells)} |")
             figures = [""] * len(TASKS)  # the paper's stand in a model's first row
     heads = [f"{task}, paper | ours" for task in TASKS.values()]
-    left += [f"- in no row: {names[r['run']]}" for r in results if r["run"] not in used]
+    why = "another task, size, part of the data or truncation"
+    left += [f"- in no row ({why}): {names[r['run']]}" for r in results if r["run"] not in used]
     notes = (
         "Ours: test accuracy in percent, the mean over the runs below, n seeds; * not all of them ran to their end."
     )

@@ -398,6 +398,7 @@ BAD_OPTIONS = [
     ("--dtype float16", "float32"),
     ("--preset large", "paper"),
     ("--aux none --pretrain-epochs 1", "choose --aux r, p or rp"),
+    ("--aux none --model irnn --forget-bias chrono", "has no forget gates"),
     ("--valid 40", "leaves none of the 40"),
     ("--size 15", "choose 28 or 14"),
     ("--budget soon", "30m"),

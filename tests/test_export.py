@@ -86,6 +86,13 @@ def test_the_command_writes_the_best_weights(invoke, tmp_path):
 
 
 def test_no_run_no_file(invoke, tmp_path):
-    ended = invoke("export", tmp_path, "--out", tmp_path / "a")
+    ended = invoke("export", tmp_path, "--out", tmp_path / "a.safetensors")
     assert ended.status == 1 and ended.stderr.count("\n") == 1 and "holds no run" in ended.stderr
-    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_no_other_file_is_overwritten(invoke, tmp_path):
+    (tmp_path / "checkpoint.npz").write_text("weights")
+    ended = invoke("export", tmp_path, "--out", tmp_path / "checkpoint.npz")
+    assert ended.status == 1 and "does not end in .safetensors" in ended.stderr
+    assert (tmp_path / "checkpoint.npz").read_text() == "weights"

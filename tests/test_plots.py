@@ -49,14 +49,25 @@ def test_curves_are_the_rows(runs):
         x for v in lines.values() for x in v
     ]
     found = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
-    assert found["plain"] == [[20, 2], [30, 1.5]]  # a running mean
-    found = {line.get_label(): line.get_xydata().tolist() for line in auxiliary.lines}
-    assert found["p"] == [[10, 0.7], [20, 0.6], [30, pytest.approx(1.7 / 3)]] and "plain" not in found
+    assert found["plain"] == [[20, 2], [30, 1]]
+    assert auxiliary.get_legend_handles_labels()[1] == ["p"]
+    assert [line.get_xydata().tolist() for line in auxiliary.lines[:2]] == [[[20, 0.5], [30, 0.5]], [[10, 0.7]]]
     assert [text.get_text() for text in auxiliary.texts] == ["p: constant", "p: copy"]
     for axes in accuracy, loss, auxiliary:
         assert axes.get_title() and axes.get_ylabel() and axes.get_xlabel().startswith("batches")
         assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [10]  # pretraining
     assert len(plots.plot([str(runs[0])]).axes) == 2  # no auxiliary loss, no panel
+
+
+def test_long_curves_are_running_means_of_one_phase(tmp_path):
+    step = {"kind": "train", "loss_supervised": None}
+    found = [{**step, "phase": "pretrain", "step": n, "loss_auxiliary": 100} for n in range(5)]
+    found += [{**step, "phase": "joint", "step": n, "loss_auxiliary": n % 2} for n in range(5, 35)]
+    run = write_run(tmp_path / "p", found, aux="p")
+    joint, pretraining = plots.plot([str(run)]).axes[2].lines[:2]
+    assert len(joint.get_xdata()) == 30 and joint.get_ydata().max() == 1 and joint.get_marker() == "None"
+    assert joint.get_ydata()[3:].tolist() == pytest.approx([0.5] * 27)  # of 4 rows each
+    assert pretraining.get_ydata().tolist() == [100] * 5
 
 
 def test_runs_are_told_apart_in_black_and_white(tmp_path):
@@ -73,7 +84,7 @@ def test_runs_that_have_hardly_begun(tmp_path):
         file.write('{"kind": "tr')  # killed while it wrote
     empty = write_run(tmp_path / "empty")
     accuracy, loss, auxiliary = plots.plot([str(pretraining), str(empty)]).axes
-    assert not loss.lines[0].get_xdata().size and auxiliary.lines[0].get_xydata().tolist() == [[10, 0.7]]
+    assert not loss.lines[0].get_xdata().size and auxiliary.lines[1].get_xydata().tolist() == [[10, 0.7]]
 
 
 def test_tokens_are_shown_sign_by_sign():

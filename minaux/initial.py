@@ -98,8 +98,9 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
             if sizes.model != "lstm":
                 pass  # no gates
             elif kind == "b" and forget_bias in ("chrono", "loguniform"):
+                longest = max(T - 1, 1)
                 chrono = forget_bias == "chrono"
-                w[H : 2 * H, 0] = np.log(r.uniform(1, T - 1, H)) if chrono else r.uniform(0, np.log(T - 1), H)
+                w[H : 2 * H, 0] = np.log(r.uniform(1, longest, H)) if chrono else r.uniform(0, np.log(longest), H)
                 w[:H] = -w[H : 2 * H]
             elif kind == "b":
                 w[H : 2 * H] = forget_bias

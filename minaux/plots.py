@@ -139,11 +139,8 @@ def any_pretrained(rows):
 def rivals(axes, kind, whose, evaluations):
     """Lines for the predictors without memory, as the first evaluation has them."""
     place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-    for name, beside in (
-        ("constant", "right"),
-        ("position_mean", "left"),
-        ("copy", "right"),
-    ):  # the first two are near
+    # The first two are near each other, so their names stand at opposite ends.
+    for name, beside in ("constant", "right"), ("position_mean", "left"), ("copy", "right"):
         found = [row[f"{kind}_{name}"] for row in evaluations if f"{kind}_{name}" in row]
         for loss in found[:1]:
             axes.axhline(loss, color="gray", linewidth=0.8)

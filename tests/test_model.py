@@ -266,6 +266,11 @@ def test_loguniform_biases():
     assert b[1].mean() == pytest.approx(np.log(783) / 2, rel=0.1)  # b_f is uniform
 
 
+@pytest.mark.parametrize("spread", ["chrono", "loguniform"])
+def test_spread_biases_of_the_shortest_sequences(spread):
+    assert not init_params(Sizes(1, 5, 10), "none", T=1, forget_bias=spread)["main.b"].any()
+
+
 def test_all_kinds_of_model_start_from_the_same_main_lstm():
     models = [init_params(Sizes(1, 8, 10), aux, T=784, seed=5) for aux in ("none", "r", "p", "rp")]
     assert [sorted(m) for m in models] == [

@@ -93,6 +93,6 @@ def test_the_command_trains_and_tests_it(invoke, tmp_path, tokens):
     ended = invoke(*tiny("npz", tmp_path / "x.npz", "none", tmp_path / "run"), "--model", "irnn")
     assert ended.status == 0, ended.stderr
     assert invoke("evaluate", tmp_path / "run", "--json").status == 0
-    assert "only LSTMs" in invoke("export", tmp_path / "run", "--out", tmp_path / "w").stderr
+    assert "only LSTMs" in invoke("export", tmp_path / "run", "--out", tmp_path / "w.safetensors").stderr
     refused = invoke(*tiny("npz", tmp_path / "x.npz", "r", tmp_path / "other"), "--model", "irnn")
     assert refused.status == 1 and "has no auxiliary loss" in refused.stderr

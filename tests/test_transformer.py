@@ -352,7 +352,7 @@ def test_the_command_trains_tests_and_resumes_it(invoke, tmp_path, tokens):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     again = json.loads(invoke("evaluate", tmp_path / "run", "--json").stdout.splitlines()[-1])
     assert again["test_accuracy"] == result["test_accuracy"] and result["bptt"] == "full"
-    assert "only LSTMs" in invoke("export", tmp_path / "run", "--out", tmp_path / "w").stderr
+    assert "only LSTMs" in invoke("export", tmp_path / "run", "--out", tmp_path / "w.safetensors").stderr
     for other, words in [("--aux", "r"), "has no auxiliary loss"], [("--bptt", 8), "--bptt: the transformer"]:
         refused = invoke(*command, *other, "--out", tmp_path / "other")
         assert refused.status == 1 and words in refused.stderr and refused.stderr.count("\n") == 1

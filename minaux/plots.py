@@ -161,13 +161,13 @@ def save(figure, out):
 def table(runs):
     """The paper's Table 2 with the runs' test accuracies beside it, in Markdown; under it which runs they are from,
     and which runs stand in no row."""
-    results, left = [], []
+    results, untested = [], []
     names, lines, sources, used = short_names(runs), [], [], set()
     for run in runs:
         if os.path.exists(os.path.join(run, "result.json")):
             results.append(read_result(run))
         else:
-            left.append(f"- not tested yet, or no run: {names[run]}")
+            untested.append(names[run])
     if not results:
         raise UserError(f"none of these has been tested: {', '.join(runs)}")
     for model, (which, paper) in TABLE_2.items():
@@ -186,12 +186,14 @@ def table(runs):
             figures = [""] * len(TASKS)  # the paper's stand in a model's first row
     heads = [f"{task}, paper | ours" for task in TASKS.values()]
     why = "another task, size, part of the data or truncation"
-    left += [f"- in no row ({why}): {names[r['run']]}" for r in results if r["run"] not in used]
+    others = [names[r["run"]] for r in results if r["run"] not in used]
+    left = {f"in no row ({why})": others, "not tested yet, or no run": untested}
     notes = (
         "Ours: test accuracy in percent, the mean over the runs below, n seeds; * not all of them ran to their end."
     )
     rule = "|---" * (2 * len(TASKS) + 1) + "|"
-    return "\n".join([f"| test accuracy, % | {' | '.join(heads)} |", rule, *lines, "", notes, "", *sources, *left])
+    sources += [f"- {heading}: {', '.join(some)}" for heading, some in left.items() if some]
+    return "\n".join([f"| test accuracy, % | {' | '.join(heads)} |", rule, *lines, "", notes, "", *sources])
 
 
 def as_in_the_paper(result):

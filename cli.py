@@ -150,6 +150,7 @@ def cli():
     "forget_bias",
     Steps(*config.WORDS["forget_bias"], number=float),
     "Initial bias of the forget gates; chrono and loguniform spread what the units remember.",
+    "loguniform; 1 with --preset paper",
 )
 @setting(
     "pretrain_epochs",
@@ -164,8 +165,13 @@ def cli():
     int,
     "LSTM units; the classifier's and heads' hidden layers are twice as wide, a Transformer 3/4 as wide.",
 )
-@setting("lr", float, "Learning rate of RMSProp.")
-@setting("lr_schedule", click.Choice(CHOICES["lr_schedule"]), "Over all steps of the run.")
+@setting("lr", float, "Learning rate of RMSProp.", "0.003; 0.001 with --preset paper, --model irnn or transformer")
+@setting(
+    "lr_schedule",
+    click.Choice(CHOICES["lr_schedule"]),
+    "Over all steps of the run, cosine to 0.",
+    "cosine; constant with --preset paper, --model irnn or transformer",
+)
 @setting("clip", float, "Largest global norm of the gradient; 0 leaves it as it is.")
 @setting("dropconnect", float, "Probability to drop a weight of the classifier's hidden layers.")
 @setting("seed", int, "Of everything random but the validation split.")

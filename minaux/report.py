@@ -40,9 +40,11 @@ def introduction(run, state):
         which = " of the longest segments" if varies else ""
         reached = f"{credit} of {L - 1} targets{which}"
         lines.append(f"direct credit: r's gradient gets to the step that read the target for {reached}")
-    if todo and cfg.lr_schedule != "constant" and state.step >= cfg.schedule_steps["lr"]:
+    end = cfg.schedule_steps["lr"]
+    if todo and cfg.lr_schedule == "cosine" and run.total_steps > end:
+        why = "this run's first epochs were to end there"
         lines.append(
-            f"the {cfg.lr_schedule} schedule was for the run's first length: the learning rate stays at its end"
+            f"the learning rate falls to 0 at step {end} and stays there ({why}): later steps change nothing"
         )
     where = f"{cfg.shards} threads" if run.device == "cpu" else "the GPU"
     lines.append(

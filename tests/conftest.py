@@ -24,8 +24,9 @@ settings.load_profile("ci")
 
 ROOT = pathlib.Path(__file__).parent.parent
 # 12 batches an epoch, the last one of 2 sequences.
-SMALL = """--task mnist --size 14 --aux r --aux-length 10 --bptt 10 --hidden 3 --limit-train 40 --valid 5
---limit-test 20 --batch-size 3 --pretrain-epochs 1 --epochs 1 --threads 1 --device cpu""".split()
+SMALL = """--task mnist --size 14 --aux r --aux-length 10 --bptt 10 --hidden 3
+--limit-train 40 --valid 5 --limit-test 20 --batch-size 3 --pretrain-epochs 1 --epochs 1
+--lr-schedule constant --threads 1 --device cpu""".split()
 
 
 class Ended(NamedTuple):

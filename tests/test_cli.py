@@ -208,7 +208,8 @@ def test_schedules_are_fixed_at_the_start(invoke, tmp_path):
     """A cosine has come to 0 when the first epochs end, and a longer run stays there: nothing moves."""
     assert invoke("train", *SMALL, "--lr-schedule", "cosine", "--out", tmp_path).status == 0
     weights, saved = arrays(tmp_path), read(tmp_path / "config.json")
-    assert invoke("train", "--resume", "--epochs", 2, "--out", tmp_path).status == 0
+    longer = invoke("train", "--resume", "--epochs", 2, "--out", tmp_path)
+    assert longer.status == 0 and "the learning rate falls to 0 at step 24 and stays there" in longer.stdout
     assert read(tmp_path / "config.json") == {**saved, "epochs": 2}
     assert read(tmp_path / "result.json")["steps"] == 36
     assert all((arrays(tmp_path)[k] == w).all() for k, w in weights.items() if k.startswith("params/"))
@@ -293,6 +294,11 @@ def test_what_ctrl_c_says_works_in_a_shell(sabotage, finished, tmp_path):
         ({"aux": "r"}, {"pretrain_epochs": 1, "epochs": 3, "bptt": 300, "aux_bptt": 300, "aux_length": 300}),
         ({}, {"aux": "none", "pretrain_epochs": 0, "epochs": 3, "batch_size": 128, "hidden": 128, "threads": 7}),
         ({"preset": "paper"}, {"pretrain_epochs": 0, "epochs": 100, "valid": 0}),
+        ({}, {"forget_bias": "loguniform", "lr": 0.003, "lr_schedule": "cosine"}),
+        ({"lr": 0.01}, {"forget_bias": "loguniform", "lr": 0.01, "lr_schedule": "cosine"}),
+        ({"preset": "paper"}, {"forget_bias": 1, "lr": 0.001, "lr_schedule": "constant"}),
+        ({"model": "irnn"}, {"forget_bias": 1, "lr": 0.001, "lr_schedule": "constant"}),
+        ({"model": "transformer"}, {"forget_bias": 1, "lr": 0.001, "lr_schedule": "constant"}),
         ({"aux": "p", "preset": "paper"}, {"pretrain_epochs": 20, "epochs": 100, "bptt": 300, "aux_length": 600}),
         ({"aux": "r", "preset": "paper", "epochs": 7}, {"pretrain_epochs": 20, "epochs": 7, "valid": 0}),
         ({"aux": "r", "size": 14}, {"bptt": 75, "aux_bptt": 75, "aux_length": 75}),
@@ -438,7 +444,7 @@ def test_bad_options_of_gradcheck_are_refused(invoke):
 @pytest.mark.parametrize(
     "old, option, new",
     [
-        ("0.001", "--lr", "0.01"),
+        ("0.003", "--lr", "0.01"),
         ("mnist", "--task", "pmnist"),
         ("r", "--aux", "rp"),
         ("10", "--bptt", "full"),

@@ -46,6 +46,7 @@ def test_a_small_model_overfits_20_examples(aux, tmp_path):
         epochs=200,
         batch_size=20,
         lr=2e-3,
+        forget_bias=1.0,
         lr_schedule="cosine",
         dropconnect=0.0,
         valid=0,

@@ -377,19 +377,23 @@ def plot(runs, out):
 
 @cli.command()
 @click.argument("run")
-@click.option("--out", default="reconstruction.png", show_default=True, help="The picture to write.")
+@click.option("--out", help="The file to write.  [default: reconstruction.png; text is printed]")
 @click.option("--data-dir", type=click.Path(), help="The task's files, if they are elsewhere now.")
 @one_line_errors
 def reconstruct(run, out, data_dir):
-    """Draw true segments and what RUN's auxiliary decoder makes of them; text is printed."""
+    """Draw true segments and what RUN's auxiliary decoder makes of them, or put them side by side as text."""
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
     found = plots.reconstruction(Run(*load_task(cfg), run, device="cpu"))
-    if isinstance(found, str):
+    if isinstance(found, str) and out is None:
         click.echo(found)
+        return
+    out = out or "reconstruction.png"
+    if isinstance(found, str):
+        write_whole(out, f"{found}\n".encode())
     else:
         plots.save(found, out)
-        click.echo(f"{out} is written")
+    click.echo(f"{out} is written")
 
 
 @cli.command()

@@ -220,7 +220,10 @@ def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path):
         invoke(*tiny("npz", tmp_path / f"{name}.npz", "rp", tmp_path / name))
     figure = tmp_path / "a.png"
     assert invoke("reconstruct", tmp_path / "numbers", "--out", figure).status == 0 and figure.exists()
-    lines = invoke("reconstruct", tmp_path / "text").stdout.splitlines()
+    printed = invoke("reconstruct", tmp_path / "text").stdout
+    assert invoke("reconstruct", tmp_path / "text", "--out", tmp_path / "a.txt").status == 0
+    assert (tmp_path / "a.txt").read_text() == printed
+    lines = printed.splitlines()
     assert [line.split()[0] for line in lines if line][::2] == ["true"] * 8 and len(lines) >= 24
 
 

@@ -140,7 +140,7 @@ def cli():
     "aux_length",
     int,
     "Length of an auxiliary segment.",
-    "300; 600 with --preset paper; a quarter with --size 14",
+    "100; 600 with --preset paper; a quarter with --size 14",
 )
 @setting("anchors", int, "Anchors a batch, for each auxiliary loss.")
 @setting("aux_weight", float, "Weight of the auxiliary loss in joint training.")

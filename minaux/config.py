@@ -11,10 +11,10 @@ class UserError(Exception):
     """Something the user can mend; its text is one line that says what is wrong and what to do."""
 
 
-# What each preset sets, beneath the options the user gives. `quick` is meant for half an hour on two idle
-# CPU cores, `paper` is the paper's protocol.
+# What each preset sets, beneath the options the user gives. `quick` is meant for half an hour on an idle
+# CPU core, with segments that are learnt in so few epochs (results/notes.md); `paper` is the paper's protocol.
 PRESETS = {
-    "quick": {"pretrain_epochs": 1, "epochs": 3},
+    "quick": {"pretrain_epochs": 1, "epochs": 3, "aux_length": 100},
     "paper": {"pretrain_epochs": 20, "epochs": 100, "aux_length": 600, "valid": 0},
 }
 # What else `quick` sets for the LSTM: it learns soonest with these (results/notes.md).
@@ -79,7 +79,7 @@ def build(given, cores):
     Raises UserError for values and combinations that cannot be.
     """
     preset = {"preset": "quick", **given}["preset"]
-    defaults = {"bptt": 300, "aux_length": 300, "threads": min(cores, 256), **PRESETS[preset]}
+    defaults = {"bptt": 300, "threads": min(cores, 256), **PRESETS[preset]}
     defaults |= TASKS.get(given.get("task"), {})
     if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
         defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)

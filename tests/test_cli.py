@@ -291,7 +291,7 @@ def test_what_ctrl_c_says_works_in_a_shell(sabotage, finished, tmp_path):
 @pytest.mark.parametrize(
     "given, expected",
     [
-        ({"aux": "r"}, {"pretrain_epochs": 1, "epochs": 3, "bptt": 300, "aux_bptt": 300, "aux_length": 300}),
+        ({"aux": "r"}, {"pretrain_epochs": 1, "epochs": 3, "bptt": 300, "aux_bptt": 300, "aux_length": 100}),
         ({}, {"aux": "none", "pretrain_epochs": 0, "epochs": 3, "batch_size": 128, "hidden": 128, "threads": 7}),
         ({"preset": "paper"}, {"pretrain_epochs": 0, "epochs": 100, "valid": 0}),
         ({}, {"forget_bias": "loguniform", "lr": 0.003, "lr_schedule": "cosine"}),
@@ -301,11 +301,11 @@ def test_what_ctrl_c_says_works_in_a_shell(sabotage, finished, tmp_path):
         ({"model": "transformer"}, {"forget_bias": 1, "lr": 0.001, "lr_schedule": "constant"}),
         ({"aux": "p", "preset": "paper"}, {"pretrain_epochs": 20, "epochs": 100, "bptt": 300, "aux_length": 600}),
         ({"aux": "r", "preset": "paper", "epochs": 7}, {"pretrain_epochs": 20, "epochs": 7, "valid": 0}),
-        ({"aux": "r", "size": 14}, {"bptt": 75, "aux_bptt": 75, "aux_length": 75}),
+        ({"aux": "r", "size": 14}, {"bptt": 75, "aux_bptt": 75, "aux_length": 25}),
         ({"aux": "r", "size": 14, "preset": "paper"}, {"bptt": 75, "aux_bptt": 75, "aux_length": 150}),
-        ({"aux": "r", "size": 14, "bptt": 50}, {"bptt": 50, "aux_bptt": 50, "aux_length": 75}),
+        ({"aux": "r", "size": 14, "bptt": 50}, {"bptt": 50, "aux_bptt": 50, "aux_length": 25}),
         ({"aux": "r", "size": 14, "bptt": 0}, {"bptt": 0, "aux_bptt": 75}),
-        ({"aux": "r", "size": 28, "bptt": 0}, {"bptt": 0, "aux_bptt": 300, "aux_length": 300}),
+        ({"aux": "r", "size": 28, "bptt": 0}, {"bptt": 0, "aux_bptt": 300, "aux_length": 100}),
         ({"aux": "r", "bptt": "full"}, {"bptt": "full", "aux_bptt": "full"}),
         ({"aux": "r", "bptt": 20, "aux_bptt": 0}, {"bptt": 20, "aux_bptt": 0}),
     ],

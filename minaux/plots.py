@@ -112,7 +112,8 @@ def plot(runs):
     for kind in "rp" if others else ():
         for run in [run for run in auxiliary if any(f"{kind}_constant" in row for row in rows[run])][:1]:
             whose = f"{kind} ({names[run]})" if len(auxiliary) > 1 else kind
-            rivals(others[0], kind, whose, [row for row in rows[run] if row["kind"] == "eval"])
+            aside = 0.35 * (kind == "p")  # clear of r's names
+            rivals(others[0], kind, whose, [row for row in rows[run] if row["kind"] == "eval"], aside)
     accuracy.set(title="Accuracy on validation, and on test (large, hollow)", ylabel="%", ylim=(0, 100))
     loss.set(title="Supervised loss in training", ylabel="nats, mean of up to 10 rows")
     for axes in others:
@@ -136,16 +137,18 @@ def any_pretrained(rows):
     return any(row.get("phase") == "pretrain" for some in rows.values() for row in some)
 
 
-def rivals(axes, kind, whose, evaluations):
-    """Lines for the predictors without memory, as the first evaluation has them."""
-    place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+def rivals(axes, kind, whose, evaluations, aside=0):
+    """Lines for the predictors without memory, as the first evaluation has them, named `aside` of the axes'
+    width from their edges."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    style = {"transform": axes.get_yaxis_transform(), "color": "dimgray", "fontsize": "small", "bbox": box}
     # The first two are near each other, so their names stand at opposite ends.
     for name, beside in ("constant", "right"), ("position_mean", "left"), ("copy", "right"):
         found = [row[f"{kind}_{name}"] for row in evaluations if f"{kind}_{name}" in row]
         for loss in found[:1]:
             axes.axhline(loss, color="gray", linewidth=0.8)
-            where = {**place, "ha": beside, "color": "dimgray", "fontsize": "small"}
-            axes.text({"left": 0.01, "right": 0.99}[beside], loss, f"{whose}: {name.replace('_', ' ')}", **where)
+            x = {"left": 0.01 + aside, "right": 0.99 - aside}[beside]
+            axes.text(x, loss, f"{whose}: {name.replace('_', ' ')}", ha=beside, va="center", **style)
 
 
 def save(figure, out):

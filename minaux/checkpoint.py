@@ -58,7 +58,11 @@ class RunDirectory:
     def read_config(self):
         """The Config of the run here. Raises UserError if there is no run, or config.json is damaged."""
         if not os.path.exists(self.checkpoint):
-            raise UserError(f"{self.path} holds no run (there is no checkpoint.npz in it): check the path")
+            if os.path.exists(self.file("result.json")):
+                why = "holds a run's records without its weights: restore checkpoint.npz, or train it again"
+            else:
+                why = "holds no run (there is no checkpoint.npz in it): check the path"
+            raise UserError(f"{self.path} {why}")
         return config.read(self.file("config.json"))
 
     def save(self, cfg, state):

@@ -178,7 +178,10 @@ def table(runs):
         mine = [r for r in mine if as_in_the_paper(r)]
         used.update(r["run"] for r in mine)
         figures = ["–" if figure is None else f"{figure:.1f}" for figure in paper]
-        for settings, alike in by_settings(mine) or [("", [])]:
+        groups = by_settings(mine)
+        if len(groups) != 1:  # the paper's settings are none of these: its figures stand by themselves
+            groups = [("", []), *groups]
+        for settings, alike in groups:
             cells, label = [], f"{model}: {settings}" if settings else model
             for task, figure in zip(TASKS, figures):
                 some = [r for r in alike if r["task"] == task]

@@ -490,6 +490,11 @@ def test_a_directory_that_is_no_run(invoke, tmp_path, command):
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
+def test_a_run_whose_weights_were_not_kept(invoke, tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    refused(invoke("evaluate", tmp_path), tmp_path, "without its weights", "restore checkpoint.npz")
+
+
 def members(path):
     with np.load(path) as file:
         return {name: file[name] for name in file.files}

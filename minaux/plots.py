@@ -179,7 +179,7 @@ def table(runs):
         used.update(r["run"] for r in mine)
         figures = ["–" if figure is None else f"{figure:.1f}" for figure in paper]
         groups = by_settings(mine)
-        if len(groups) != 1:  # the paper's settings are none of these: its figures stand by themselves
+        if len(groups) != 1:  # the paper's figures belong to none of several settings: they stand by themselves
             groups = [("", []), *groups]
         for settings, alike in groups:
             cells, label = [], f"{model}: {settings}" if settings else model

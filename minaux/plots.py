@@ -24,9 +24,10 @@ TABLE_2 = {  # model: (which runs are of it, the figures on MNIST, pMNIST, CIFAR
     "r-LSTM, full BPTT": (("lstm", "r", "full"), (98.4, 95.2, 72.2)),
     "p-LSTM, full BPTT": (("lstm", "p", "full"), (98.0, 92.8, 67.6)),
 }
+AUXILIARY = ("aux_length", "anchors", "aux_weight", "feed_start", "feed_end")  # without the loss they do nothing
 # Runs of one row that differ in any of these get rows of their own.
 SETTINGS = (
-    *("forget_bias", "pretrain_epochs", "epochs", "aux_length", "anchors", "aux_weight", "feed_start", "feed_end"),
+    *("forget_bias", "pretrain_epochs", "epochs", *AUXILIARY),
     *("batch_size", "lr", "lr_schedule", "clip", "dropconnect", "valid"),
 )
 # Of the runs' lines: told apart without colours too.
@@ -215,6 +216,8 @@ def by_settings(results):
     which they differ from others, in words."""
     options = {r["run"]: vars(config.read(os.path.join(r["run"], "config.json"))) for r in results}
     varied = [name for name in SETTINGS if len({o[name] for o in options.values()}) > 1]
+    if all(r["aux"] == "none" for r in results):
+        varied = [name for name in varied if name not in AUXILIARY]
     groups = {}
     for r in results:
         words = [f"{name.replace('_', ' ')} {options[r['run']][name]}" for name in varied]

@@ -59,7 +59,7 @@ class RunDirectory:
         """The Config of the run here. Raises UserError if there is no run, or config.json is damaged."""
         if not os.path.exists(self.checkpoint):
             if os.path.exists(self.file("result.json")):
-                why = "holds a run's records without its weights: restore checkpoint.npz, or choose another --out"
+                why = "holds a run without its weights: restore checkpoint.npz, or train again with another --out"
             else:
                 why = "holds no run (there is no checkpoint.npz in it): check the path"
             raise UserError(f"{self.path} {why}")

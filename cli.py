@@ -12,11 +12,13 @@ try:
     from tqdm import tqdm
 
     import datasets
-    from minaux import __version__, analyses, config, plots
-    from minaux import export as exporting
-    from minaux.checkpoint import RunDirectory, write_whole
-    from minaux.config import CHOICES, UserError
-    from minaux.train import Run, Stopped
+    from minaux import __version__
+    from minaux.figures import analyses, plots
+    from minaux.figures import export as exporting
+    from minaux.training import config
+    from minaux.training.checkpoint import RunDirectory, write_whole
+    from minaux.training.config import CHOICES, UserError
+    from minaux.training.run import Run, Stopped
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing: first . .venv/bin/activate, or pip install -r requirements.txt")
 
@@ -270,7 +272,7 @@ def gradcheck(aux, bptt, seed):
 
     Truncated gradients are compared with differences of the loss whose states at the cuts are constants.
     """
-    from tests.gradcheck import RELATIVE, check_model
+    from minaux.gradcheck import RELATIVE, check_model
 
     truncations = [5, "full"] if bptt is None else [bptt]
     runs = {
@@ -494,7 +496,7 @@ def note_analysis(out, options):
 
 def measured_costs(path):
     """The rows of the cost analysis, those in the file `path` and then those it lacks, which are added to it."""
-    from tests import bench
+    from minaux.bench import cpu as bench
 
     rows = plots.read_json(path) if os.path.exists(path) else []
     for name, case in bench.costs():
@@ -534,7 +536,8 @@ def bench(as_json, rounds, steps, threads, device):
     of copy          the bytes that must be moved at least, against the rate of a large copy
     times            how many times as long it takes as ours
     """
-    from tests import bench, bench_gpu
+    from minaux.bench import cpu as bench
+    from minaux.bench import gpu as bench_gpu
 
     if device == "gpu":
         bench, xp = bench_gpu, bench_gpu.backend()

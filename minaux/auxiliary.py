@@ -15,8 +15,8 @@ softmax cross-entropy.
 
 from typing import Any, NamedTuple
 
-from . import kernels
 from .arrays import array_module, on_gpu
+from .gpu import kernels
 from .lstm import TOGETHER, add_layer_grads, layer_weights, lstm_backward, lstm_begin, lstm_forward, lstm_step
 from .ops import (
     mlp_backward,

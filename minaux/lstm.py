@@ -28,8 +28,8 @@ Truncated BPTT needs no code here: run `lstm_backward` on the steps that a gradi
 
 from typing import Any, NamedTuple
 
-from . import kernels
 from .arrays import array_module, on_gpu
+from .gpu import kernels
 from .ops import embedding_backward, embedding_forward
 
 

@@ -72,7 +72,8 @@ DRIVER = """
 import itertools, os, resource, signal, sys, threading
 import numpy as np
 import cli, datasets
-from minaux import checkpoint, evaluation, model, train
+from minaux.training import checkpoint, evaluation, run
+from minaux import model
 
 with np.load(sys.argv.pop(1)) as file:
     task = datasets.Task(**file, classes=10)

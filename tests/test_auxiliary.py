@@ -6,10 +6,10 @@ from hypothesis import given
 
 from minaux import auxiliary
 from minaux.auxiliary import predict, reconstruct, window_forward
-from minaux.evaluation import baselines, evaluate
+from minaux.gradcheck import run_main
 from minaux.lstm import layer_weights, lstm_forward
 from minaux.model import Draws, draw, loss_and_grads
-from tests.gradcheck import run_main
+from minaux.training.evaluation import baselines, evaluate
 from tests.strategies import random_batch, random_model, seeds
 
 A, B, C, D, E, F, G, H, I = range(9)

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 import cli
 import minaux
 from datasets import Task, mnist
-from minaux import config, model
-from minaux.checkpoint import RunDirectory, digest
-from minaux.train import Run
-
-from .conftest import ROOT, SMALL, arrays, assert_same_arrays, assert_same_run, rows
+from minaux import model
+from minaux.training import config
+from minaux.training.checkpoint import RunDirectory, digest
+from minaux.training.run import Run
+from tests.conftest import ROOT, SMALL, arrays, assert_same_arrays, assert_same_run, rows
 
 
 @pytest.fixture(scope="session")
@@ -227,14 +227,14 @@ def test_ctrl_c_while_nothing_runs_yet(invoke, monkeypatch, tmp_path):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minaux.train.Run.new_state", interrupted)
+    monkeypatch.setattr("minaux.training.run.Run.new_state", interrupted)
     ended = invoke("train", *SMALL, "--out", tmp_path / "run")
     assert ended.status == 130 and ended.stderr.strip() == "stopped"
 
 
 def test_a_longer_run_takes_the_shorter_ones_result_away(invoke, run, sabotage):
     ended = sabotage(
-        "at_call(1, train.Run, 'train_step', interrupt)", "train", "--resume", "--epochs", 2, "--out", run
+        "at_call(1, run.Run, 'train_step', interrupt)", "train", "--resume", "--epochs", 2, "--out", run
     )
     assert ended.status == 130 and not (run / "result.json").exists()
     assert any(row.get("split") == "test" for row in rows(run))  # its row stays
@@ -247,16 +247,16 @@ def test_resume_may_repeat_the_options(invoke, run, finished):
     assert_same_arrays(run, finished)
 
 
-IN_AN_EPOCH = "at_call(11, train.Run, 'train_step', interrupt)"
+IN_AN_EPOCH = "at_call(11, run.Run, 'train_step', interrupt)"
 INTERRUPTS = {  # and the step of the checkpoint that stays
     "in an epoch": (IN_AN_EPOCH, 11),
-    "at an epoch's end": ("at_call(12, train.Run, 'train_step', interrupt)", 12),
+    "at an epoch's end": ("at_call(12, run.Run, 'train_step', interrupt)", 12),
     "in validation": (
-        "at_call(2, train.Run, 'validate', lambda: at_call(1, evaluation, 'evaluate', interrupt))",
+        "at_call(2, run.Run, 'validate', lambda: at_call(1, evaluation, 'evaluate', interrupt))",
         24,
     ),
-    "in the test": ("at_call(1, train.Run, 'test', lambda: at_call(1, evaluation, 'evaluate', interrupt))", 24),
-    "twice": ("at_call(18, train.Run, 'train_step', lambda: (interrupt(), interrupt()))", 12),
+    "in the test": ("at_call(1, run.Run, 'test', lambda: at_call(1, evaluation, 'evaluate', interrupt))", 24),
+    "twice": ("at_call(18, run.Run, 'train_step', lambda: (interrupt(), interrupt()))", 12),
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minaux import lstm, model, windows
-from tests.gradcheck import assert_gradients, check_model, worst_errors
+from minaux.gradcheck import assert_gradients, check_model, worst_errors
 
 
 def cube(args):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minaux.gradcheck import assert_gradients, worst_errors
 from minaux.lstm import add_layer_grads, layer_weights, lstm_advance, lstm_backward, lstm_forward
-from tests.gradcheck import assert_gradients, worst_errors
 from tests.strategies import padding, seeds, small, steps
 
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minaux import model
-from minaux.evaluation import evaluate
+from minaux.gradcheck import assert_gradients, frozen_loss, record, worst_errors
 from minaux.initial import Sizes, init_params, parameter_shapes
 from minaux.lstm import lstm_backward, lstm_forward
 from minaux.model import Draws, draw, loss_and_grads
-from tests.gradcheck import assert_gradients, frozen_loss, record, worst_errors
+from minaux.training.evaluation import evaluate
 from tests.strategies import padding, problems, random_batch, random_model
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minaux import ops
-from tests.gradcheck import assert_gradients, worst_errors
+from minaux.gradcheck import assert_gradients, worst_errors
 from tests.strategies import seeds, small
 
 

@@ -12,7 +12,7 @@ from minaux.lstm import lstm_backward, lstm_forward
 from minaux.model import Draws, loss_and_grads
 
 torch = pytest.importorskip("torch")
-torch_step = pytest.importorskip("tests.torch_step")
+torch_step = pytest.importorskip("minaux.bench.torch_step")
 F = torch.nn.functional
 torch.set_num_threads(1)
 

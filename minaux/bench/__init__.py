@@ -1,0 +1,1 @@
+"""What times training steps, ours and PyTorch's."""

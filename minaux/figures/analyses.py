@@ -1,0 +1,145 @@
+"""The paper's analyses: grids of runs, and what they come to, as a table and a picture.
+
+truncation  accuracy against the truncation, down to 1 and 0 ("little to no back-propagation"): at 0 no
+            supervised gradient enters the LSTM, an auxiliary loss alone trains it
+curves      training loss and accuracy of none, r and p, for what the auxiliary loss does to optimisation and
+            to generalisation
+anchors     r with more anchors and shorter segments
+cost        time and memory of a training step against the length of the sequences
+"""
+
+import os
+
+from ..training import config
+from . import plots
+from .plots import COLORS, LINES, MARKERS, read_result, read_rows
+
+AUX = ("none", "r", "p")
+GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are
+    # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
+    "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 10, 30, 100, 300)],
+    "curves": [{"aux": aux} for aux in AUX],
+    "anchors": [
+        {"aux": "r", "anchors": n, "aux_length": L}
+        for n, L in ((1, 300), (1, 100), (1, 50), (2, 150), (4, 75), (8, 50))
+    ],
+}
+
+
+def runs(name, out, quarter=False):
+    """[(directory, options)] of a grid's runs; `quarter`: of sequences a quarter as long."""
+    found = []
+    for options in GRIDS[name]:
+        if quarter:  # 1 stays 1
+            lengths = {
+                k: max(v // 4, min(v, 1)) for k, v in options.items() if k in ("bptt", "aux_bptt", "aux_length")
+            }
+            options = {**options, **lengths}
+        directory = "-".join(f"{option}-{value}" for option, value in options.items())
+        found.append((os.path.join(out, directory), options))
+    return found
+
+
+def flags(options):
+    """The options as words of `train`'s command line; a plain LSTM has nothing to pretrain."""
+    words = [word for option, value in options.items() for word in (config.option(option), str(value))]
+    return [*words, "--pretrain-epochs", "0"] if options["aux"] == "none" else words
+
+
+def finished(run):
+    """Whether the run has been tested, at its end or at the end of its budget."""
+    return os.path.exists(os.path.join(run, "result.json"))
+
+
+def row(run):
+    """What a run came to: its test accuracy in percent, its training loss, and "*" if it is not complete."""
+    result = read_result(run)
+    losses = [r["loss_supervised"] for r in read_rows(run) if r["kind"] == "train"]
+    losses = [loss for loss in losses if loss is not None] or [float("nan")]
+    star = "" if result["complete"] else "*"
+    return 100 * result["test_accuracy"], plots.running_mean(losses)[-1], star
+
+
+def summary(name, grid):
+    """(the table in Markdown, the figure) of a grid's runs, [(directory, options)], which are finished."""
+    found = {run: row(run) for run, _ in grid}
+    heads = list(grid[0][1])
+    lines = [
+        f"| {' | '.join(heads)} | test accuracy, % | training loss at the end |",
+        "|---" * (len(heads) + 2) + "|",
+    ]
+    for run, options in grid:
+        accuracy, loss, star = found[run]
+        lines.append(f"| {' | '.join(map(str, options.values()))} | {accuracy:.1f}{star} | {loss:.3f} |")
+    lines += ["", "The training loss is a mean over the last 10 rows; * the run has not come to its end."]
+    return "\n".join(lines), FIGURES[name](grid, [accuracy for accuracy, _, _ in found.values()])
+
+
+def truncation_figure(grid, accuracies):
+    figure, axes = one_panel("truncation of the supervised loss, steps (at 0 it trains the classifier alone)")
+    for n, aux in enumerate(AUX):
+        some = [(options["bptt"], y) for (_, options), y in zip(grid, accuracies) if options["aux"] == aux]
+        truncations, y = zip(*some)
+        axes.plot(range(len(y)), y, label=aux, **style(n))
+    axes.set_xticks(range(len(y)), truncations)
+    axes.set(ylabel="test accuracy, %", ylim=(0, 100))
+    axes.legend(title="auxiliary loss")
+    return figure
+
+
+def curves_figure(grid, _):
+    return plots.plot([run for run, _ in grid])
+
+
+def anchors_figure(grid, accuracies):
+    figure, axes = one_panel("anchors × segment length, steps")
+    labels = [f"{options['anchors']} × {options['aux_length']}" for _, options in grid]
+    axes.plot(range(len(labels)), accuracies, **{**style(0), "linestyle": ""})
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(ylabel="test accuracy, %", ylim=(0, 100))
+    return figure
+
+
+FIGURES = {"truncation": truncation_figure, "curves": curves_figure, "anchors": anchors_figure}
+
+
+def cost_summary(rows):
+    """(the table in Markdown, the figure) of the rows that `bench` measured: seconds and peak memory of a step."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    lines = ["| training step | sequence length | ms | peak memory, MB |", "|---|---|---|---|"]
+    figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+    seconds, memory = figure.subplots(1, 2)
+    for n, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+        some = sorted((row["T"], row["ours_s"], row["ours_mb"]) for row in rows if row["name"] == name)
+        lines += [f"| {name} | {T:,} | {1e3 * s:.0f} | {mb:.0f} |" for T, s, mb in some]
+        lengths, times, sizes = zip(*some)
+        seconds.plot(lengths, times, label=name, **style(n))
+        memory.plot(lengths, sizes, label=name, **style(n))
+    seconds.set(title="Time of a training step", ylabel="seconds")
+    memory.set(title="Peak memory, above what the program starts with", ylabel="MB")
+    for axes in seconds, memory:
+        axes.set(xlabel="steps of a sequence", xscale="log", yscale="log")
+        lengths = sorted({row["T"] for row in rows})
+        axes.set_xticks(lengths, [f"{T:,}" for T in lengths])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize="small")
+    return "\n".join(lines), figure
+
+
+def style(n):
+    return {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "marker": MARKERS[n % 4], "markersize": 5}
+
+
+def one_panel(xlabel):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(xlabel)
+    axes.grid(alpha=0.25)
+    return figure, axes

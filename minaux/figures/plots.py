@@ -1,0 +1,294 @@
+"""Pictures and tables of finished and unfinished runs. Matplotlib is imported where it is used."""
+
+import io
+import json
+import math
+import os
+
+import numpy as np
+
+from ..training import config
+from ..training.checkpoint import write_whole
+from ..training.config import UserError
+
+# The paper's Table 2: test accuracy in percent.
+TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR10"}
+TABLE_2 = {  # model: (which runs are of it, the figures on MNIST, pMNIST, CIFAR10)
+    "iRNN": (("irnn", "none", "full"), (97.0, 82.0, None)),
+    "uRNN": (None, (95.1, 91.4, None)),
+    "LSTM, full BPTT": (("lstm", "none", "full"), (98.3, 89.4, 58.8)),
+    "LSTM, truncated 300": (("lstm", "none", 300), (11.3, 88.8, 49.0)),
+    "Transformer": (("transformer", "none", "full"), (98.9, 97.9, 62.2)),
+    "r-LSTM, truncated 300": (("lstm", "r", 300), (96.4, 92.8, 65.9)),
+    "p-LSTM, truncated 300": (("lstm", "p", 300), (95.4, 92.5, 64.7)),
+    "r-LSTM, full BPTT": (("lstm", "r", "full"), (98.4, 95.2, 72.2)),
+    "p-LSTM, full BPTT": (("lstm", "p", "full"), (98.0, 92.8, 67.6)),
+}
+AUXILIARY = ("aux_length", "anchors", "aux_weight", "feed_start", "feed_end")  # without the loss they do nothing
+# Runs of one row that differ in any of these get rows of their own.
+SETTINGS = (
+    *("forget_bias", "pretrain_epochs", "epochs", *AUXILIARY),
+    *("batch_size", "lr", "lr_schedule", "clip", "dropconnect", "valid"),
+)
+# Of the runs' lines: told apart without colours too.
+COLORS = ("black", "tab:red", "tab:blue", "tab:green", "tab:purple")
+LINES, MARKERS = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))), "os^D"
+
+
+def read_rows(run):
+    """The rows of a run's metrics.jsonl. Raises UserError if it is missing or damaged."""
+    path = os.path.join(run, "metrics.jsonl")
+    try:
+        with open(path, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill may cut the last one off
+        if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
+            raise ValueError("a row is of no kind")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+    return rows
+
+
+def read_json(path):
+    """What the JSON file holds. Raises UserError if it is damaged, FileNotFoundError if it is missing."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+
+
+def read_result(run):
+    """A run's result.json. Raises UserError if it is missing or damaged."""
+    path = os.path.join(run, "result.json")
+    try:
+        result = read_json(path)
+        result["test_accuracy"] + result["test_examples"] + result["seed"]
+        named = {name: result[name] for name in ("task", "model", "aux", "bptt", "complete")}
+        return {**result, **named, "run": run}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): restore it") from None
+
+
+def running_mean(values, n=10):
+    """Each value's mean with up to n - 1 before it."""
+    return [sum(values[max(i - n + 1, 0) : i + 1]) / min(n, i + 1) for i in range(len(values))]
+
+
+def plot(runs):
+    """The figure of the runs' curves: accuracy, supervised loss and, where there is one, auxiliary loss, against
+    the batches trained on. Raises UserError for what is no run."""
+    from matplotlib.figure import Figure
+
+    rows = {run: read_rows(run) for run in runs}
+    auxiliary = [run for run in runs if any(row.get("loss_auxiliary") is not None for row in rows[run])]
+    figure = Figure(figsize=(5.2 * (3 if auxiliary else 2), 4.4), layout="constrained")
+    accuracy, loss, *others = figure.subplots(1, 3 if auxiliary else 2)
+    names = short_names(runs)
+    for n, run in enumerate(runs):
+        style = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1.1, "markersize": 4.5}
+
+        def draw(axes, name, phases, run=run, style=style, marker=MARKERS[n % 4]):
+            for label, phase in zip((names[run], None), phases):  # no mean over both phases
+                found = [(row["step"], row.get(name)) for row in rows[run] if row.get("phase") == phase]
+                points = [(x, y) for x, y in found if y is not None]
+                x, y = zip(*points) if points else ((), ())
+                few = {"marker": marker} if len(y) <= 10 else {}  # a line of one point would not be seen
+                axes.plot(x, running_mean(y, min(10, 1 + len(y) // 10)), label=label, **style, **few)
+
+        large = {"color": style["color"], "marker": MARKERS[n % 4], "markersize": 11, "fillstyle": "none"}
+        valid = [(row["step"], 100 * row["accuracy"]) for row in rows[run] if row.get("split") == "valid"]
+        accuracy.plot(*(zip(*valid) if valid else ((), ())), label=names[run], **style, marker=MARKERS[n % 4])
+        for row in [row for row in rows[run] if row.get("split") == "test"][-1:]:
+            accuracy.plot(row["step"], 100 * row["accuracy"], **large)
+        draw(loss, "loss_supervised", ["joint"])
+        if run in auxiliary:
+            draw(others[0], "loss_auxiliary", ["joint", "pretrain"])
+        pretrained = [row["step"] for row in rows[run] if row.get("phase") == "pretrain"]
+        for axes in (accuracy, loss, *others) if pretrained else ():
+            axes.axvline(pretrained[-1], color=style["color"], linestyle=":", linewidth=0.8)
+    for kind in "rp" if others else ():
+        for run in [run for run in auxiliary if any(f"{kind}_constant" in row for row in rows[run])][:1]:
+            whose = f"{kind} ({names[run]})" if len(auxiliary) > 1 else kind
+            aside = 0.35 * (kind == "p")  # clear of r's names
+            rivals(others[0], kind, whose, [row for row in rows[run] if row["kind"] == "eval"], aside)
+    accuracy.set(title="Accuracy on validation, and on test (large, hollow)", ylabel="%", ylim=(0, 100))
+    loss.set(title="Supervised loss in training", ylabel="nats, mean of up to 10 rows")
+    for axes in others:
+        axes.set(title="Auxiliary loss in training", ylabel="squared error (text: nats), mean of up to 10 rows")
+    for axes in (accuracy, loss, *others):
+        axes.set_xlabel("batches (pretraining ends at the dotted line)" if any_pretrained(rows) else "batches")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize="small")
+    return figure
+
+
+def short_names(runs):
+    """A label for each run: its directory's name, or the whole path where names repeat."""
+    names = [os.path.basename(os.path.normpath(run)) for run in runs]
+    return {run: name if names.count(name) == 1 else run for run, name in zip(runs, names)}
+
+
+def any_pretrained(rows):
+    return any(row.get("phase") == "pretrain" for some in rows.values() for row in some)
+
+
+def rivals(axes, kind, whose, evaluations, aside=0):
+    """Lines for the predictors without memory, as the first evaluation has them, named `aside` of the axes'
+    width from their edges."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    style = {"transform": axes.get_yaxis_transform(), "color": "dimgray", "fontsize": "small", "bbox": box}
+    # The first two are near each other, so their names stand at opposite ends.
+    for name, beside in ("constant", "right"), ("position_mean", "left"), ("copy", "right"):
+        found = [row[f"{kind}_{name}"] for row in evaluations if f"{kind}_{name}" in row]
+        for loss in found[:1]:
+            axes.axhline(loss, color="gray", linewidth=0.8)
+            x = {"left": 0.01 + aside, "right": 0.99 - aside}[beside]
+            axes.text(x, loss, f"{whose}: {name.replace('_', ' ')}", ha=beside, va="center", **style)
+
+
+def save(figure, out):
+    """Write the picture whole or not at all; its kind follows from the name's ending."""
+    ending = os.path.splitext(out)[1].lstrip(".").lower() or "png"
+    if ending not in ("png", "pdf", "svg"):
+        raise UserError(f"--out: .{ending} is no kind of picture, choose .png, .pdf or .svg")
+    picture = io.BytesIO()
+    figure.savefig(picture, format=ending, dpi=150)
+    write_whole(out, picture.getvalue())
+
+
+def table(runs):
+    """The paper's Table 2 with the runs' test accuracies beside it, in Markdown; under it which runs they are from,
+    and which runs stand in no row."""
+    results, untested = [], []
+    names, lines, sources, used = short_names(runs), [], [], set()
+    for run in runs:
+        if os.path.exists(os.path.join(run, "result.json")):
+            results.append(read_result(run))
+        else:
+            untested.append(names[run])
+    if not results:
+        raise UserError(f"none of these has been tested: {', '.join(runs)}")
+    for model, (which, paper) in TABLE_2.items():
+        mine = [r for r in results if r["task"] in TASKS and which == (r["model"], r["aux"], r["bptt"])]
+        mine = [r for r in mine if as_in_the_paper(r)]
+        used.update(r["run"] for r in mine)
+        figures = ["–" if figure is None else f"{figure:.1f}" for figure in paper]
+        groups = by_settings(mine)
+        if len(groups) != 1:  # the paper's figures belong to none of several settings: they stand by themselves
+            groups = [("", []), *groups]
+        for settings, alike in groups:
+            cells, label = [], f"{model}: {settings}" if settings else model
+            for task, figure in zip(TASKS, figures):
+                some = [r for r in alike if r["task"] == task]
+                cells += [figure, ours(some)]
+                if some:
+                    sources.append(f"- {label}, {TASKS[task]}: {', '.join(names[r['run']] for r in some)}")
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+            figures = [""] * len(TASKS)  # the paper's stand in a model's first row
+    heads = [f"{task}, paper | ours" for task in TASKS.values()]
+    why = "another task, size, part of the data or truncation"
+    others = [names[r["run"]] for r in results if r["run"] not in used]
+    left = {f"in no row ({why})": others, "not tested yet, or no run": untested}
+    notes = (
+        "Ours: test accuracy in percent, the mean over the runs below, n seeds; * not all of them ran to their end."
+    )
+    rule = "|---" * (2 * len(TASKS) + 1) + "|"
+    sources += [f"- {heading}: {', '.join(some)}" for heading, some in left.items() if some]
+    return "\n".join([f"| test accuracy, % | {' | '.join(heads)} |", rule, *lines, "", notes, "", *sources])
+
+
+def as_in_the_paper(result):
+    """Whether a run is of the whole task at the paper's sizes, and tested on all of it."""
+    path = os.path.join(result["run"], "config.json")
+    cfg = config.read(path)
+    sizes = cfg.size in (None, 28) and cfg.hidden == 128 and cfg.limit_train is None
+    return sizes and result["test_examples"] == 10_000 and (cfg.aux == "none" or cfg.aux_bptt == cfg.bptt)
+
+
+def by_settings(results):
+    """[(settings, results)]: those that differ in no more than the task and the seed together, under the options in
+    which they differ from others, in words."""
+    options = {r["run"]: vars(config.read(os.path.join(r["run"], "config.json"))) for r in results}
+    varied = [name for name in SETTINGS if len({o[name] for o in options.values()}) > 1]
+    if all(r["aux"] == "none" for r in results):
+        varied = [name for name in varied if name not in AUXILIARY]
+    groups = {}
+    for r in results:
+        words = [f"{name.replace('_', ' ')} {options[r['run']][name]}" for name in varied]
+        groups.setdefault(", ".join(words), []).append(r)
+    return list(groups.items())
+
+
+def ours(results):
+    """A cell: the mean accuracy, how many seeds, and whether any run is incomplete."""
+    if not results:
+        return ""
+    mean = 100 * sum(r["test_accuracy"] for r in results) / len(results)
+    star = "" if all(r["complete"] for r in results) else "*"
+    return f"{mean:.1f}{star} (n = {len({r['seed'] for r in results})})"
+
+
+def reconstruction(run, n=6):
+    """What the run's auxiliary heads answer on the first n test sequences, r's decoder fed its own outputs only:
+    a figure, or for tokens a text. Raises UserError if the run has no auxiliary loss."""
+    from matplotlib.figure import Figure
+
+    x, answers = run.answers(n)  # [n, T, D]; ("r" or "p", first step, [n, ., D]) each; tokens without D
+    if run.task.tokens:
+        return texts(x, answers, run.task.tokens)
+    answers = answers[:4]  # anchors
+    rows = [(kind, first, y, own) for kind, first, y in answers for own in (False, True)]
+    pictures = run.task.order is not None
+    figure = Figure(figsize=(1.9 * len(x), (1.9 if pictures else 1.5) * len(rows) + 0.4), layout="constrained")
+    grid = figure.subplots(len(rows), len(x), squeeze=False)
+    for axes, (kind, first, y, own) in zip(grid, rows):
+        verb = {"r": "reconstructed", "p": "predicted"}[kind]
+        steps = slice(first, first + y.shape[1])
+        name = f"{kind}: {verb}" if own else f"{kind}: true"
+        for one, true, answer in zip(axes, x, y):
+            if pictures:
+                whole = true.copy()
+                if own:
+                    whole[steps] = answer
+                one.imshow(picture(whole, steps, run.task.order), cmap="gray", vmin=0, vmax=1)
+                one.set(xticks=[], yticks=[])
+            else:
+                one.plot(range(steps.start, steps.stop), answer if own else true[steps], linewidth=0.9)
+                one.set_ylim(float(x.min()), float(x.max()))
+                one.tick_params(labelsize="x-small")
+                one.set_xlabel("step", fontsize="small")
+        axes[0].set_ylabel(name)
+    if pictures:
+        figure.suptitle("the segment in full contrast, the rest of the picture faded", fontsize="small")
+    return figure
+
+
+def picture(x, steps, order):
+    """The steps x `[T, D]` as a square picture, `[s, s]` or `[s, s, D]`, faded outside of `steps`."""
+    pixels = 0.35 + 0.2 * x
+    pixels[steps] = x[steps].clip(0, 1)
+    out = np.empty_like(pixels)
+    out[order] = pixels
+    side = math.isqrt(len(out))
+    return out.reshape(side, side, -1).squeeze(2) if out.shape[1] == 1 else out.reshape(side, side, -1)
+
+
+def texts(x, answers, vocabulary):
+    """The true segments above the answers, as lines of text; tokens that are no bytes as numbers."""
+    lines = []
+    for kind, first, y in answers:
+        for true, answer in zip(x, y):
+            for name, tokens in ("true", true[first : first + len(answer)]), (kind, answer):
+                if vocabulary == 256:  # a sign for each byte, so that the lines stay side by side
+                    text = "".join(chr(token) if 32 <= token < 127 else "." for token in tokens)
+                else:
+                    text = " ".join(map(str, tokens))
+                lines.append(f"{name:>4}  {text}")
+            lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Runs: two phases of training, evaluation, files."""

@@ -1,0 +1,200 @@
+"""A run's options: defaults, presets, what is allowed, and their file config.json."""
+
+import dataclasses
+import json
+import math
+
+from .. import __version__
+
+
+class UserError(Exception):
+    """Something the user can mend; its text is one line that says what is wrong and what to do."""
+
+
+# What each preset sets, beneath the options the user gives. `quick` is meant for half an hour on an idle
+# CPU core, with segments that are learnt in so few epochs (results/notes.md); `paper` is the paper's protocol.
+PRESETS = {
+    "quick": {"pretrain_epochs": 1, "epochs": 3, "aux_length": 100},
+    "paper": {"pretrain_epochs": 20, "epochs": 100, "aux_length": 600, "valid": 0},
+}
+# What else `quick` sets for the LSTM: it learns soonest with these (results/notes.md).
+QUICK_LSTM = {"forget_bias": "loguniform", "lr": 3e-3, "lr_schedule": "cosine"}
+# What some tasks set, beneath the options the user gives.
+TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}
+# `--resume` takes all other options from the run's config.json.
+CHANGEABLE = ("epochs", "budget", "quiet", "data_dir")
+
+
+@dataclasses.dataclass
+class Config:
+    """Every option of `train` (see `cli.py train --help`), in Python's names."""
+
+    task: str
+    aux: str = "none"
+    model: str = "lstm"
+    bptt: int | str = 300  # steps, or "full"
+    aux_bptt: int | str = 300
+    aux_length: int = 300
+    checkpoint_every: int = 0
+    anchors: int = 1
+    aux_weight: float = 1.0
+    feed_start: float = 0.0
+    feed_end: float = 1.0
+    forget_bias: float | str = 1.0  # or a word
+    pretrain_epochs: int = 0
+    epochs: int = 0
+    batch_size: int = 128
+    hidden: int = 128
+    lr: float = 1e-3
+    lr_schedule: str = "constant"
+    clip: float = 1.0
+    dropconnect: float = 0.5
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int = 1
+    limit_train: int | None = None
+    limit_test: int | None = None
+    valid: int | None = None  # None: min(5000, a tenth of the training set)
+    size: int | None = None
+    max_length: int | None = None
+    data_dir: str | None = None
+    budget: float | None = None  # seconds
+    preset: str = "quick"
+    quiet: bool = False
+    version: str = __version__
+    permutation: str | None = None  # of the steps: how to make it
+    shards: int | None = None  # parts a batch is split into: the threads the run began with; 1 on a GPU
+    schedule_steps: dict | None = None  # {"feed": n, "lr": n}, fixed when the run starts
+    data: dict | None = None  # how many {"train", "test", "classes", "tokens"} there are when the run starts
+
+    def steps(self, name, T):
+        """`bptt` or `aux_bptt` as a number of steps, T for "full"."""
+        return T if getattr(self, name) == "full" else min(getattr(self, name), T)
+
+
+def build(given, cores):
+    """The Config of the options a user gave (a dict without the ones left out), completed by the preset.
+
+    Raises UserError for values and combinations that cannot be.
+    """
+    preset = {"preset": "quick", **given}["preset"]
+    defaults = {"bptt": 300, "threads": min(cores, 256), **PRESETS[preset]}
+    defaults |= TASKS.get(given.get("task"), {})
+    if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
+        defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
+    if given.get("model") == "transformer":
+        defaults["bptt"] = "full"
+    if preset == "quick" and given.get("model", "lstm") == "lstm":
+        defaults |= QUICK_LSTM
+    defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
+    if given.get("aux", "none") == "none":
+        defaults["pretrain_epochs"] = 0
+    config = Config(**{**defaults, **given})
+    check(config)
+    return config
+
+
+LARGEST = 10**307  # for numbers without a bound of their own: what a float can hold
+# The smallest and largest value of each number; cli.py shows them.
+RANGES = {
+    "bptt": (0, None),
+    "aux_bptt": (0, None),
+    "aux_length": (2, None),
+    "checkpoint_every": (0, None),
+    "anchors": (1, 10_000),
+    "aux_weight": (0, None),
+    "feed_start": (0, 1),
+    "feed_end": (0, 1),
+    "forget_bias": (None, None),
+    "pretrain_epochs": (0, 10**9),
+    "epochs": (0, 10**9),
+    "batch_size": (1, 10**6),
+    "hidden": (1, 65_536),
+    "lr": (0, None),
+    "clip": (0, None),
+    "dropconnect": (0, 1),
+    "seed": (0, 2**63 - 1),
+    "threads": (1, 256),
+    "limit_train": (1, None),
+    "limit_test": (1, None),
+    "valid": (0, None),
+    "size": (1, None),
+    "max_length": (3, None),
+    "budget": (0, None),
+}
+WORDS = {"bptt": ("full",), "aux_bptt": ("full",), "forget_bias": ("chrono", "loguniform")}  # instead of a number
+CHOICES = {
+    "aux": ("none", "r", "p", "rp"),
+    "model": ("lstm", "irnn", "transformer"),
+    "lr_schedule": ("constant", "cosine"),
+    "device": ("auto", "cpu", "gpu"),
+    "dtype": ("float32", "float64"),
+    "preset": tuple(PRESETS),
+}
+
+
+def option(name):
+    return "--" + name.replace("_", "-")
+
+
+def check(config):
+    """Raise UserError if a value is of a wrong type, out of range, or at odds with another."""
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        kinds = field.type | int if isinstance(1.0, field.type) else field.type  # 1 will do for 1.0
+        if not isinstance(value, kinds) or isinstance(value, bool) != (field.type is bool):
+            raise UserError(f"{option(name)}: {value!r} is of a wrong type")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise UserError(f"{option(name)}: {value!r} is not one of {', '.join(CHOICES[name])}")
+        if name in RANGES and isinstance(value, (int, float)):
+            low, high = RANGES[name]
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{option(name)}: {value} is not a finite number")
+            if low is not None and value < low or value > (LARGEST if high is None else high):
+                span = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise UserError(f"{option(name)}: {value} is out of range, it must be {span}")
+        elif name in RANGES and value is not None and value not in WORDS.get(name, ()):
+            raise UserError(f"{option(name)}: {value!r} is neither a number nor a word it knows")
+    if config.lr == 0:
+        raise UserError("--lr: 0 would train nothing, it must be above 0")
+    if config.dropconnect == 1:
+        raise UserError("--dropconnect: 1 would drop every weight, it must be below 1")
+    if config.model != "lstm" and config.aux != "none":
+        raise UserError(f"--aux: the {config.model} has no auxiliary loss; leave it out, or choose --model lstm")
+    if config.model == "transformer" and config.bptt != "full":
+        raise UserError("--bptt: the transformer sees all steps at once, nothing is truncated; leave it out")
+    if config.checkpoint_every % 8:
+        raise UserError(f"--checkpoint-every: {config.checkpoint_every} is no multiple of 8; choose one near √T")
+    if config.model != "lstm" and config.forget_bias != 1:
+        raise UserError(f"--forget-bias: the {config.model} has no forget gates; leave it out")
+    if config.model != "lstm" and config.checkpoint_every:
+        raise UserError(f"--checkpoint-every: the {config.model} does not take it; leave it out")
+    if config.aux == "none" and config.pretrain_epochs:
+        otherwise = "" if config.model != "lstm" else ", or choose --aux r, p or rp"
+        raise UserError(f"--pretrain-epochs: there is no auxiliary loss to pretrain with; leave it out{otherwise}")
+
+
+def read(path):
+    """The Config in a run's config.json. Raises UserError if it is not one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = Config(**json.load(file))
+        check(config)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; restore it or start a new run") from None
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or start a new run") from None
+    return config
+
+
+def resumed(saved, given):
+    """The Config to go on with: `saved`, with what `given` may change. Raises UserError if it asks for more."""
+    for name, value in given.items():
+        if name not in CHANGEABLE and value != getattr(saved, name):
+            what = f"{option(name)} {value} differs from this run's {getattr(saved, name)}"
+            raise UserError(f"{what}; leave it out, or choose another --out")
+    changes = {name: given[name] for name in CHANGEABLE if name in given}
+    config = dataclasses.replace(saved, **{"budget": None, "quiet": False, **changes})
+    check(config)
+    return config

@@ -1,0 +1,95 @@
+"""What a person reads while a run goes on."""
+
+import time
+
+from ..arrays import wait_for
+from ..windows import direct_credit, fit_length
+
+
+def duration(seconds):
+    """Seconds as people say them: "45 s", "12 min", "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def introduction(run, state):
+    """What will be trained."""
+    cfg = run.cfg
+    model = {"lstm": "LSTM", "irnn": "iRNN", "transformer": "Transformer"}[cfg.model]
+    model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
+    epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
+    todo = run.total_steps - state.step
+    shortest = min(run.lengths)
+    lines = [
+        f"{model} on {cfg.task}: {run.parameters():,} parameters, "
+        f"{run.T if shortest == run.T else f'{shortest} to {run.T}'} steps a sequence",
+        f"{len(run.train_rows):,} training, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
+    ]
+    if cfg.model != "transformer":
+        lines.append(f"supervised loss: truncation {cfg.bptt}")
+    if cfg.aux != "none":
+        L = fit_length(cfg.aux_length, max(run.lengths))
+        varies = fit_length(cfg.aux_length, shortest) < L  # with the shortest sequence of each batch
+        fitted = f" (shortened from {cfg.aux_length})" if L < cfg.aux_length else ""
+        length = f"up to {L}" if varies else L
+        lines.append(f"auxiliary loss: truncation {cfg.aux_bptt}, segments of {length}{fitted}")
+    if "r" in cfg.aux:
+        credit = direct_credit(L, run.aux_K)
+        which = " of the longest segments" if varies else ""
+        reached = f"{credit} of {L - 1} targets{which}"
+        lines.append(f"direct credit: r's gradient gets to the step that read the target for {reached}")
+    end = cfg.schedule_steps["lr"]
+    if todo and cfg.lr_schedule == "cosine" and run.total_steps > end:
+        why = "this run's first epochs were to end there"
+        lines.append(
+            f"the learning rate falls to 0 at step {end} and stays there ({why}): later steps change nothing"
+        )
+    where = f"{cfg.shards} threads" if run.device == "cpu" else "the GPU"
+    lines.append(
+        f"{epochs} epochs, {todo:,} batches of {cfg.batch_size} to go, on {where}; writing to {run.directory.path}"
+    )
+    return "\n".join(lines)
+
+
+def progress(row, rate):
+    """The progress bar's words for a batch."""
+    losses = {"class": row["loss_supervised"], "aux": row["loss_auxiliary"]}
+    words = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
+    return ", ".join([*words, f"{rate:.0f} seq/s"])
+
+
+def evaluation(split, step, phase, report):
+    """Accuracy, and a line for each auxiliary loss, beside its rivals without memory."""
+    where = f"weights of step {step}" if split == "test" else f"step {step}, {phase}"
+    lines = [f"{where}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"]
+    rivals = {"constant": "constant", "position_mean": "position mean", "copy": "copy", "swap_gap": "swap gap"}
+    for kind in "rp":
+        if f"{kind}_loss" in report:
+            others = [
+                f"{word} {report[f'{kind}_{k}']:.4f}" for k, word in rivals.items() if f"{kind}_{k}" in report
+            ]
+            lines.append(f"    {kind} {report[f'{kind}_loss']:.4f}: " + ", ".join(others))
+    return "\n".join(lines)
+
+
+def estimate(run, state):
+    """Seconds that the rest of the run should take, from a trial batch of each kind."""
+    seconds, rows = 0.0, run.test_rows[: run.cfg.batch_size]
+    run.loss_and_grads(state, state.step)  # the first batch is slower: it makes the arrays
+    for begin, end in (0, run.pretrain_steps), (run.pretrain_steps, run.total_steps):
+        if state.step < end and not run.stop:
+            begin = max(begin, state.step)
+            seconds += (end - begin) * elapsed(run, run.loss_and_grads, state, begin)
+    batch = elapsed(run, run.evaluate, state.params, run.task.x_test, run.task.y_test, rows)
+    epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
+    return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size
+
+
+def elapsed(run, work, *args):
+    wait_for(run.xp)
+    began = time.monotonic()
+    work(*args)
+    wait_for(run.xp)
+    return time.monotonic() - began

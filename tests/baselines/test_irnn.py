@@ -1,0 +1,99 @@
+"""The iRNN: its equation, its gradients, its start, and that it trains."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import datasets
+from minaux.baselines import irnn
+from minaux.gradcheck import assert_gradients, worst_errors
+from minaux.initial import Sizes, init_params, parameter_shapes
+from minaux.model import draw
+from minaux.training import config
+from minaux.training.run import Run
+from tests.conftest import tiny
+from tests.strategies import padding, random_batch, seeds, small, steps
+
+
+def problem(seed, T, D, H, N, tokens, padded):
+    r = np.random.default_rng(seed)
+    shapes = parameter_shapes(Sizes(D, H, 3, tokens, "irnn"), "none")
+    params = {name: 0.7 * r.standard_normal(shape) for name, shape in shapes.items()}
+    x, y = random_batch(r, T, D, N, tokens)
+    mask = padding(T, N, r.integers(1, T + 1, N)) if padded else None
+    return params, x, y, draw(seed, 0, "none", 1, 2, T, N, shapes, dropconnect=0.3), mask
+
+
+def states(params, x, h, mask):
+    """The equation at the top of irnn.py, step by step: the states, and the signs inside the ReLUs."""
+    kinks = []
+    for t in range(len(x)):
+        inputs = x[t] if x.ndim == 3 else np.eye(params["main.Wx"].shape[1])[:, x[t]]
+        z = params["main.Wh"] @ h + params["main.Wx"] @ inputs + params["main.b"]
+        kinks.append(z > 0)
+        h = np.maximum(z, 0) * (1 if mask is None else mask[t])
+    return h, kinks
+
+
+@given(seeds, steps, small, small, small, st.booleans(), st.booleans(), st.integers(0, 9))
+def test_gradients(seed, T, D, H, N, tokens, padded, K):
+    """Against differences of the loss with the state before step T-K held constant."""
+    params, x, y, draws, mask = problem(seed, T, D, H, N, tokens, padded)
+    result = irnn.loss_and_grads(params, x, y, draws, K, mask=mask, batch_size=N + 1)
+    cut = max(T - K, 0)
+    zeros = np.zeros((H, N))
+    entry, _ = states(params, x[:cut], zeros, None if mask is None else mask[:cut])
+
+    def loss(p):
+        h, kinks = states(p, x[cut:], entry, None if mask is None else mask[cut:])
+        for layer in "12":
+            W = p[f"classifier.W{layer}"] * draws.masks[f"classifier.W{layer}"]
+            h = W @ h + p[f"classifier.b{layer}"]
+            kinks.append(h > 0)
+            h = np.maximum(h, 0)
+        scores = p["classifier.W3"] @ h + p["classifier.b3"]
+        logp = scores - np.log(np.exp(scores).sum(0))
+        return -logp[y, range(N)].sum() / (N + 1), np.concatenate([k.ravel() for k in kinks])
+
+    assert float(result.losses["supervised"]) == pytest.approx(loss(params)[0], rel=1e-12)
+    assert_gradients(worst_errors(loss, params, result.grads, seed))
+    assert result.grads.keys() == params.keys()
+
+
+def test_scores_are_those_of_training_without_dropconnect():
+    params, x, y, draws, mask = problem(3, 7, 2, 4, 5, False, True)
+    scores = irnn.logits(params, x, mask)
+    logp = scores - np.log(np.exp(scores).sum(0))
+    loss = irnn.loss_and_grads(params, x, y, draws._replace(masks={}), 3, mask=mask).losses["supervised"]
+    assert loss == pytest.approx(-logp[y, range(5)].mean(), rel=1e-12)
+
+
+def test_it_starts_as_the_identity():
+    params = init_params(Sizes(3, 64, 10, model="irnn"), "none", 784)
+    assert (params["main.Wh"] == np.eye(64)).all() and not params["main.b"].any()
+    assert 0.0008 < params["main.Wx"].std() < 0.0012 and params["main.Wx"].shape == (64, 3)
+
+
+def test_it_learns(tmp_path):
+    r = np.random.default_rng(0)
+    y = r.integers(0, 3, 120)
+    x = r.integers(0, 60, (120, 12, 1)) + 80 * y[:, None, None]
+    task = datasets.Task(x.astype(np.uint8), y, x.astype(np.uint8), y, classes=3)
+    given = {"task": "mnist", "model": "irnn", "hidden": 16, "bptt": "full", "epochs": 30, "batch_size": 20}
+    run = Run(config.build({**given, "valid": 0, "threads": 2, "quiet": True}, 2), task, tmp_path / "run")
+    result = run.train(run.new_state())
+    assert result["model"] == "irnn" and result["test_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_the_command_trains_and_tests_it(invoke, tmp_path, tokens):
+    r = np.random.default_rng(0)
+    x = r.integers(0, 5, (40, 12)) if tokens else r.random((40, 12, 2))
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(40) % 2)
+    ended = invoke(*tiny("npz", tmp_path / "x.npz", "none", tmp_path / "run"), "--model", "irnn")
+    assert ended.status == 0, ended.stderr
+    assert invoke("evaluate", tmp_path / "run", "--json").status == 0
+    assert "only LSTMs" in invoke("export", tmp_path / "run", "--out", tmp_path / "w.safetensors").stderr
+    refused = invoke(*tiny("npz", tmp_path / "x.npz", "r", tmp_path / "other"), "--model", "irnn")
+    assert refused.status == 1 and "has no auxiliary loss" in refused.stderr

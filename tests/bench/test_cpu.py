@@ -1,0 +1,115 @@
+"""What `cli.py bench` counts, and what it does with what it timed; no figure of time is judged."""
+
+import json
+
+import pytest
+
+from minaux.bench import cpu as bench
+from minaux.bench.cpu import Case, Child, measure, operations, peak, peaks
+from minaux.model import Draws
+from minaux.training.config import UserError
+from minaux.training.shards import workers
+
+TINY = {"N": 6, "H": 4, "L": 9}
+
+
+def test_operations_of_the_lstm_are_three_products_a_step():
+    """10 steps forward, the last 3 backward: (10 + 2 · 3) · 2 · [4H, H+1] [H+1, N]."""
+    assert operations(Case("lstm", 10, 3, N=6, H=4)) == (10 + 2 * 3) * 2 * 16 * 5 * 6
+
+
+def test_operations_of_a_step_count_every_sweep_and_head():
+    classifier = 3 * 2 * 6 * (4 * 8 + 8 * 8 + 8 * 10)
+    product, deep = 2 * 16 * 5 * 6, 2 * 16 * 8 * 6  # of a layer that reads one number, and one that reads H
+    head = 3 * 2 * 6 * (4 * 8 + 8 * 8 + 8 * 1)
+    none = (40 + 2 * 10) * product + classifier
+    assert operations(Case("none", 40, 10, **TINY), Draws()) == none
+    r = 2 * 10 * product + 8 * (3 * product + 3 * deep + head)  # 8 targets
+    assert operations(Case("r", 40, 10, **TINY), Draws(9, [20], [])) == none + r
+    p = 2 * (9 + 10) * product + 9 * (6 * deep + head)  # the window, and the 10 steps before it
+    assert operations(Case("p", 40, 10, **TINY), Draws(9, [], [20])) == none + p
+
+
+def test_operations_of_the_transformer_grow_with_the_square_of_the_length():
+    short, long = (operations(Case("transformer", T, "full", N=6, H=16)) for T in (100, 200))
+    layer = 2 * (4 * 12 * 12 + 2 * 12 * 21) + 2 * 2 * 100 * 12  # of a step, in widths 12 and 21
+    assert short == 3 * 100 * 6 * (2 * 12 + 2 * layer) and 2 < long / short < 4
+
+
+@pytest.mark.parametrize(
+    "what, bptt, own",
+    [("lstm", 10, 0), ("none", "full", 0), ("r", 10, 1), ("p", 10, 0), ("transformer", "full", 0)],
+)
+def test_a_case_is_measured(what, bptt, own):
+    row = measure(Case(what, 40, bptt, own, **TINY), threads=2, rounds=2, pytorch=False)
+    assert row["ours_s"] > 0 and row["sgemm_s"] > 0 and row["ours_mb"] >= 0
+    assert row["sequences_per_second"] == pytest.approx(6 / row["ours_s"])
+    assert 0 < row["of_sgemm"] < 1 and "pytorch_s" not in row
+
+
+def test_more_threads_than_sequences():
+    assert measure(Case("lstm", 9, 5, N=2, H=3), threads=3, rounds=1, pytorch=False)["ours_s"] > 0
+
+
+def test_memory_is_that_of_each_process_once():
+    with workers(3) as run:
+        assert 3 * peak() / 10 < peaks(run, 3) < 30 * peak()
+        assert len(dict(run(bench.own_peak, [()] * 3))) == 3
+
+
+def test_pytorch_is_timed_beside_it():
+    pytest.importorskip("torch")
+    row = measure(Case("r", 40, 10, **TINY), threads=1, rounds=1, pytorch=True)
+    assert row["speedup"] == pytest.approx(row["pytorch_s"] / row["ours_s"])
+    assert row["pytorch_gflops"] * row["speedup"] == pytest.approx(row["ours_gflops"])  # the same work
+
+
+def test_all_lengths_and_losses_are_there():
+    found = {(case.what, case.T, case.bptt) for case in bench.cases(bench.LENGTHS)}
+    assert found >= {(aux, T, 300) for aux in ("none", "r", "p") for T in (784, 1024, 4096, 16384)}
+    assert [c.T for c in bench.cases(bench.LENGTHS) if (c.what, c.N, c.D) == ("r", 16, 3)] == [1024, 16384]  # dogs
+    assert found >= {(what, 784, "full") for what in ("lstm", "none", "r", "p")} | {("lstm", 784, 300)}
+
+
+def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
+    monkeypatch.setattr(bench, "cases", lambda lengths: [Case("none", T, 10, **TINY) for T in lengths])
+    monkeypatch.setattr(bench, "has_pytorch", lambda: False)
+    arguments = "bench", "--rounds", 1, "--threads", 1, "--steps", 302, "--steps", 400
+    text = invoke(*arguments)
+    assert text.status == 0 and "PyTorch is not installed" in text.stdout
+    assert [line[:40].split() for line in text.stdout.splitlines()[3:]] == [
+        ["training", "step,", "none", "302", "10"],
+        ["training", "step,", "none", "400", "10"],
+    ]
+    report = json.loads(invoke(*arguments, "--json").stdout)
+    assert [row["T"] for row in report["rows"]] == [302, 400] and report["machine"]["threads"] == 1
+
+
+def test_a_row_of_the_table():
+    row = {"what": "r", "T": 784, "bptt": 300, "own": 0.0, "fold": True, "D": 1, "of_sgemm": 0.807, "speedup": 1.77}
+    row |= {"sequences_per_second": 184.2, "ours_gflops": 146, "ours_s": 0.695, "ours_mb": 674}
+    row |= {"pytorch_s": 1.291, "pytorch_mb": 849}
+    heads = list(bench.head({"cpu": "a", "pytorch": "2"}))
+    assert heads[0] == "cpu a, pytorch 2" and len(heads) == 2
+    assert bench.line(row).split() == "training step, r, folded 784 300 184 146 81 % 695 674 1291 849 1.77".split()
+    assert len(bench.line(row)) == len(heads[1]) <= 100
+    assert bench.line({**row, "fold": False, "N": 16, "D": 3}).startswith("training step, r, 16 x 3 ")
+
+
+def test_nothing_is_folded_where_there_is_no_pytorch(monkeypatch):
+    monkeypatch.setattr(bench, "has_pytorch", lambda: False)
+    monkeypatch.setattr(bench, "measure", lambda case, *_: case)
+    assert not any(case.fold for case in bench.bench(1)) and len(list(bench.bench(1))) > 20
+
+
+def test_a_killed_program_is_an_error_of_one_line():
+    with pytest.raises(UserError, match=r"^bench: ours \(none, .* ended: killed, for lack of memory perhaps$"):
+        with Child("ours", Case("none", 40, 10, **TINY), 1) as running:
+            running.process.kill()
+            running.step()
+
+
+def test_a_program_that_ends_is_an_error_of_one_line():
+    with pytest.raises(UserError, match=r"^bench: ours \(r, 40 steps, truncation -1\) ended: .*--bptt.*$"):
+        with Child("ours", Case("r", 40, -1, **TINY), 1):
+            pass

@@ -1,0 +1,257 @@
+"""A user's own sequences."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+import datasets
+from datasets import DataError
+
+RNG = np.random.default_rng(0)
+Y = np.arange(20) % 3
+PIXELS = RNG.integers(0, 256, (20, 5, 2), np.uint8)
+TOKENS = RNG.integers(0, 9, (20, 6))
+TOKENS[0, 0] = 9
+LENGTHS = 3 + np.arange(20) % 4
+
+
+@pytest.fixture
+def load(tmp_path):
+    """load(x=..., y=...) saves the arrays and loads the task."""
+
+    def loaded(**arrays):
+        np.savez(tmp_path / "own.npz", **arrays)
+        return datasets.load("npz", data_dir=tmp_path / "own.npz")
+
+    return loaded
+
+
+def rows(x, y):
+    """Each sequence beside its class, in any order."""
+    return sorted((np.asarray(steps).tolist(), int(c)) for steps, c in zip(x, y))
+
+
+def test_a_tenth_is_the_test_set(load):
+    task, again = load(x=PIXELS, y=Y), load(x=PIXELS, y=Y)
+    assert task.x_train.shape == (18, 5, 2) and task.x_test.shape == (2, 5, 2)
+    both = np.concatenate([task.x_train, task.x_test]), np.concatenate([task.y_train, task.y_test])
+    assert rows(*both) == rows(PIXELS, Y)
+    assert (task.x_test == again.x_test).all() and (task.y_test == again.y_test).all()
+    assert not (task.x_test == PIXELS[:2]).all() and not (task.x_test == PIXELS[-2:]).all()
+    assert len(load(x=PIXELS[:2], y=Y[:2]).y_test) == 1
+
+
+def test_a_test_set_of_its_own(load):
+    task = load(x=PIXELS[:15], y=Y[:15], x_test=PIXELS[15:], y_test=Y[15:] + 2)
+    assert (task.x_train == PIXELS[:15]).all() and (task.y_train == Y[:15]).all()
+    assert (task.x_test == PIXELS[15:]).all() and (task.y_test == Y[15:] + 2).all()
+    assert task.classes == 5 and task.tokens is None and task.permutation is None
+    assert task.y_train.dtype == task.y_test.dtype == np.int64
+
+
+def test_bytes_stay_and_floats_are_taken_as_they_are(load):
+    assert load(x=PIXELS, y=Y).x_train.dtype == np.uint8
+    for dtype in "f2", "f4", "f8", ">f8":
+        x = RNG.standard_normal((20, 5, 2)).astype(dtype)
+        task = load(x=x[:15], y=Y[:15], x_test=x[15:], y_test=Y[15:])
+        assert task.x_train.dtype == np.float32 and (task.x_train == x[:15].astype("f4")).all()
+        assert task.x_test.dtype == np.float32 and (task.x_test == x[15:].astype("f4")).all()
+
+
+def test_one_number_a_step(load):
+    task = load(x=PIXELS[:15, :, 0], y=Y[:15], x_test=PIXELS[15:, :, 0], y_test=Y[15:])
+    assert task.x_train.shape == (15, 5, 1) and (task.x_train[:, :, 0] == PIXELS[:15, :, 0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i4", "i8", "u2", "u8", ">i4"])
+def test_tokens(load, dtype):
+    task = load(x=TOKENS.astype(dtype), y=Y.astype(dtype))
+    assert isinstance(task.x_train, list) and task.tokens == 10 and task.classes == 3
+    assert rows(task.x_train + task.x_test, [*task.y_train, *task.y_test]) == rows(TOKENS, Y)
+    assert all(steps.dtype == np.int32 for steps in task.x_train)
+
+
+def test_tokens_of_unlike_lengths(load):
+    x = TOKENS.copy()
+    x[np.arange(6) >= LENGTHS[:, None]] = -1  # what does not count may be anything
+    x[0, 5] = 10**9
+    task = load(x=x, y=Y, lengths=LENGTHS)
+    cut = [steps[:n] for steps, n in zip(x, LENGTHS)]
+    assert rows(task.x_train + task.x_test, [*task.y_train, *task.y_test]) == rows(cut, Y)
+    assert task.tokens == 10
+    test = {"x_test": TOKENS[:3], "y_test": Y[:3], "lengths_test": LENGTHS[1:4]}
+    task = load(x=x, y=Y, lengths=LENGTHS, **test)
+    assert [len(steps) for steps in task.x_train] == LENGTHS.tolist()
+    assert [len(steps) for steps in task.x_test] == LENGTHS[1:4].tolist()
+
+
+def test_tokens_of_the_test_set_count(load):
+    assert load(x=TOKENS, y=Y, x_test=TOKENS[:2] + 100, y_test=Y[:2]).tokens == TOKENS[:2].max() + 101
+
+
+def changed(array, place, value):
+    array = array.copy()
+    array[place] = value
+    return array
+
+
+def floats(value):
+    return changed(PIXELS.astype(float), (3, 4, 1), value)
+
+
+@pytest.mark.parametrize(
+    "arrays, says",
+    [
+        ({"y": None}, "there is no array y in it"),
+        ({"x": None}, "there is no array x in it"),
+        ({"x_test": PIXELS}, "there is no array y_test in it"),
+        ({"y_test": Y}, "there is no array x_test in it"),
+        ({"lengths_test": LENGTHS}, "there is no array x_test in it"),
+        ({"test_x": PIXELS}, "test_x is none of the arrays that count (x, y, lengths, x_test, "),
+        ({"x": PIXELS[0, 0]}, "x has the shape (2,), not [n, T] or [n, T, D]"),
+        ({"x": PIXELS[None]}, "x has the shape (1, 20, 5, 2), not"),
+        ({"x": PIXELS[:0], "y": Y[:0]}, "x has the shape (0, 5, 2), not"),
+        ({"x": PIXELS[:, :, :0]}, "x has the shape (20, 5, 0), not"),
+        ({"x": PIXELS[:, :1]}, "x has 1 step, at least 3 are needed"),
+        ({"x": PIXELS[:, :2]}, "x has 2 steps, at least 3 are needed"),
+        (
+            {"x": PIXELS.astype(int)},
+            "x is of int64 in 3 dimensions, not uint8, floats, or integers [n, T] (tokens): "
+            "save x.astype('float32'), or 'uint8' if they are bytes",
+        ),
+        ({"x": PIXELS.astype(complex)}, "x is of complex128 in 3 dimensions, not"),
+        (
+            {"x": PIXELS > 9},
+            "x is of bool in 3 dimensions, not uint8, floats, or integers [n, T] (tokens): "
+            "save x.astype('float32')",
+        ),
+        ({"x": PIXELS.astype(str)}, "x is of <U3 in 3 dimensions, not"),
+        ({"x": floats(np.nan)}, "x[3, 4, 1] is not a finite number in float32"),
+        ({"x": floats(1e300)}, "x[3, 4, 1] is not a finite number in float32"),
+        ({"x_test": floats(-np.inf), "y_test": Y}, "x_test[3, 4, 1] is not a finite number in float32"),
+        ({"x": changed(TOKENS, (2, 5), -1)}, "x[2, 5] is -1, tokens are from 0 to 999,999"),
+        ({"x": changed(TOKENS, (2, 5), 10**6)}, "x[2, 5] is 1000000, tokens are from 0 to 999,999"),
+        ({"x": TOKENS, "lengths": LENGTHS[1:]}, "lengths is of int64 and shape (19,), not integers [20]"),
+        ({"x": TOKENS, "lengths": LENGTHS / 1}, "lengths is of float64 and shape (20,), not integers [20]"),
+        ({"x": TOKENS, "lengths": changed(LENGTHS, 7, 2)}, "lengths[7] is 2, not 3 to 6"),
+        ({"x": TOKENS, "lengths": changed(LENGTHS, 7, 7)}, "lengths[7] is 7, not 3 to 6"),
+        (
+            {"x": TOKENS, "lengths": LENGTHS, "x_test": TOKENS, "y_test": Y},
+            "lengths is there but lengths_test is not: add it",
+        ),
+        (
+            {"x": TOKENS, "x_test": TOKENS, "y_test": Y, "lengths_test": LENGTHS},
+            "lengths_test is there but lengths is not: add it",
+        ),
+        ({"lengths": LENGTHS}, "lengths goes with tokens only, and x is of uint8 in 3 dimensions"),
+        ({"y": Y[1:]}, "y is of int64 and shape (19,), not integers [20]"),
+        (
+            {"y": Y / 1},
+            "y is of float64 and shape (20,), not integers [20], one for each sequence: save y.astype(int)",
+        ),
+        (
+            {"y": Y > 1},
+            "y is of bool and shape (20,), not integers [20], one for each sequence: save y.astype(int)",
+        ),
+        (
+            {"y": np.eye(3)[Y]},
+            "y is of float64 and shape (20, 3), not integers [20], one for each sequence: if it is "
+            "one-hot, save y.argmax(1)",
+        ),
+        (
+            {"y": Y[:, None]},
+            "y is of int64 and shape (20, 1), not integers [20], one for each sequence: save y.ravel()",
+        ),
+        ({"y": changed(Y, 4, -1)}, "y[4] is -1, classes are from 0 to"),
+        ({"y": changed(Y, 4, 10**12)}, "y[4] is 1000000000000, classes are from 0 to"),
+        ({"x_test": PIXELS, "y_test": changed(Y, 4, -1)}, "y_test[4] is -1, classes are from 0 to"),
+        ({"x_test": TOKENS, "y_test": Y}, "x_test holds tokens, but x uint8 in 5 steps of 2"),
+        ({"x_test": PIXELS[:, :4], "y_test": Y}, "x_test holds uint8 in 4 steps of 2, but x uint8 in 5 steps of 2"),
+        ({"x_test": floats(0), "y_test": Y}, "x_test holds float32 in 5 steps of 2, but x uint8 in 5 steps of 2"),
+        ({"x": PIXELS[:1], "y": Y[:1]}, "one sequence cannot be both trained on and tested"),
+    ],
+)
+def test_a_wrong_array_is_named(arrays, says, load, tmp_path):
+    arrays = {"x": PIXELS, "y": Y, **arrays}
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'own.npz'}: {says}")) as error:
+        load(**{name: array for name, array in arrays.items() if array is not None})
+    assert "\n" not in str(error.value)
+
+
+class Harm:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_python_objects_are_refused_unread(load, tmp_path):
+    with pytest.raises(DataError, match="own.npz: it is damaged, or holds Python objects: write") as error:
+        load(x=np.array([Harm(tmp_path / "harmed")], object), y=Y)
+    assert not (tmp_path / "harmed").exists() and "pickle" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "harm, says",
+    [
+        ("cut", "it is no .npz, or cut off"),
+        ("text", "it is no .npz, or cut off"),
+        ("empty", "it is no .npz, or cut off"),
+        ("flipped byte", "it is damaged, or holds Python objects"),
+        ("one array", "it is a single array, no .npz"),
+    ],
+)
+def test_a_damaged_file_is_named(harm, says, load, tmp_path):
+    path = tmp_path / "own.npz"
+    load(x=PIXELS, y=Y)
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    if harm == "one array":
+        with open(path, "wb") as file:
+            np.save(file, PIXELS)
+    else:
+        path.write_bytes({"cut": data[:200], "text": b"text" * 9, "empty": b"", "flipped byte": bytes(data)}[harm])
+    with pytest.raises(DataError) as error:
+        datasets.load("npz", data_dir=path)
+    assert str(error.value) == f"{path}: {says}: write it again, with np.savez(FILE, x=x, y=y)"
+
+
+def test_a_missing_file_is_named(tmp_path, invoke):
+    with pytest.raises(DataError, match="none.npz is missing: --data-dir is the .npz file"):
+        datasets.load("npz", data_dir=tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="--data-dir FILE"):
+        datasets.load("npz")
+    ended = invoke("train", "--task", "npz", "--data-dir", tmp_path)  # a folder
+    assert ended.stderr == f"Error: {tmp_path} is a folder: --data-dir is the .npz file to read\n"
+
+
+def test_check_counts(load, tmp_path):
+    load(x=TOKENS, y=Y)
+    counts = "18 training and 2 test sequences, 3 classes, 6 tokens each, of 10 kinds"
+    assert datasets.check("npz", tmp_path / "own.npz") == f"npz: {counts}"
+    load(x=TOKENS * 0, y=Y * 0, lengths=LENGTHS)
+    counts = "18 training and 2 test sequences, 1 class, 3 to 6 tokens each, of 1 kind"
+    assert datasets.check("npz", tmp_path / "own.npz") == f"npz: {counts}"
+
+
+def test_it_trains(load, invoke, tmp_path):
+    load(x=PIXELS, y=Y)
+    small = "--aux rp --hidden 2 --bptt 3 --aux-length 3 --pretrain-epochs 1 --epochs 1 --threads 1 --quiet".split()
+    ended = invoke("train", "--task", "npz", *small, "--data-dir", tmp_path / "own.npz", "--out", tmp_path / "run")
+    assert ended.status == 0 and "on 2 sequences" in ended.stdout
+
+
+def test_the_readmes_example_is_a_task(tmp_path, monkeypatch, invoke):
+    readme = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n([^`]*savez.*?)```", readme, re.DOTALL)
+    command = re.search(r"# then: python cli.py (.*)", code)[1]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    small = "--hidden 8 --limit-train 60 --epochs 1 --batch-size 16 --threads 1 --quiet --out run".split()
+    ended = invoke(*command.split(), *small)
+    assert ended.status == 0 and "test accuracy" in ended.stdout

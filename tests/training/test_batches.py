@@ -1,0 +1,145 @@
+"""Batches of sequences of unlike lengths: what is in them, and that padding changes nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datasets import Task
+from minaux.training import batches, config
+from minaux.training.run import Run
+from tests.strategies import seeds
+
+
+def texts(n, longest, seed=0, shortest=3, V=5):
+    r = np.random.default_rng(seed)
+    return [r.integers(0, V, r.integers(shortest, longest + 1)).astype(np.uint8) for _ in range(n)]
+
+
+def token_run(out, x, seed=0, **given):
+    y = np.random.default_rng(seed).integers(0, 3, len(x))
+    defaults = {"task": "npz", "aux": "rp", "hidden": 4, "bptt": 5, "aux_bptt": 4, "aux_length": 6, "epochs": 1}
+    defaults |= {"pretrain_epochs": 0, "dtype": "float64", "threads": 1, "valid": 0, "quiet": True, "batch_size": 8}
+    return Run(config.build({**defaults, **given}, cores=1), Task(x, y, x, y, classes=3, tokens=5), out)
+
+
+def test_short_sequences_get_zeros_in_front():
+    x = [np.array([3, 4, 5]), np.array([1, 2, 3, 4]), np.array([7, 8, 9])]
+    assert batches.take(x, [2, 1]).tolist() == [[0, 7, 8, 9], [1, 2, 3, 4]]
+    assert batches.lengths_of(x).tolist() == [3, 4, 3]
+
+
+def test_numbers_are_taken_as_they_are():
+    x = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    assert (batches.take(x, [3, 0]) == x[[3, 0]]).all() and batches.lengths_of(x).tolist() == [3, 3, 3, 3]
+    numbers = batches.scaled(x, "float32")
+    assert numbers.dtype == np.float32 and numbers.max() == 23 / np.float32(255) and x.max() == 23
+    assert (batches.scaled(x.astype("float64"), "float32") == x).all()
+
+
+def test_a_batch_holds_sequences_of_like_length_and_an_epoch_all_of_them(monkeypatch):
+    monkeypatch.setattr(batches, "POOL", 5)
+    lengths = np.random.default_rng(0).integers(3, 1000, 403)
+    rows = np.arange(3, 403)
+    first, second = (batches.of_an_epoch(np.random.default_rng(s), rows, lengths, 16) for s in (1, 2))
+    assert sorted(np.concatenate(first)) == sorted(np.concatenate(second)) == rows.tolist()
+    assert [len(b) for b in first].count(16) == 25 and first[0].tolist() != second[0].tolist()
+    spread = np.mean([np.ptp(lengths[b]) for b in first])
+    assert spread < 0.3 * np.ptp(lengths)  # a fifth, for five batches are sorted together
+    assert np.corrcoef(np.arange(25), [lengths[b].mean() for b in first])[0, 1] ** 2 < 0.5  # not shortest first
+
+
+def test_sequences_of_one_length_are_only_shuffled():
+    rows = np.arange(10)
+    order = np.random.default_rng(3).permutation(rows)
+    found = batches.of_an_epoch(np.random.default_rng(3), rows, np.full(10, 7), 4)
+    assert np.concatenate(found).tolist() == order.tolist() and [len(b) for b in found] == [4, 4, 2]
+
+
+def test_the_mean_of_tokens_is_the_logarithm_of_their_frequencies():
+    x = [np.array([0, 0, 1]), np.array([2, 2, 2, 2])]
+    np.testing.assert_allclose(np.exp(batches.mean_of(x, [0], 3)), [3 / 6, 2 / 6, 1 / 6])
+    np.testing.assert_allclose(np.exp(batches.mean_of(x, [0, 1], 3)), [3 / 10, 2 / 10, 5 / 10])
+
+
+@given(seeds, st.integers(2, 6), st.sampled_from(["none", "r", "p", "rp"]))
+def test_padding_changes_nothing(tmp_path_factory, seed, n, aux):
+    """A batch's losses and gradients are the sums of those that its sequences get alone, with the batch's
+    anchors counted from the end."""
+    x = texts(n, 14, seed, shortest=4)
+    run = token_run(tmp_path_factory.mktemp("run") / "run", x, aux=aux, feed_start=0.5, feed_end=0.5)
+    state = run.new_state()
+    T, seen = max(map(len, x)), []
+
+    def spy(function, params, inputs, y, draws, lengths, **options):
+        seen.append((function, params, inputs, y, draws, options))
+        return type(run).in_shards(run, function, params, inputs, y, draws, lengths, **options)
+
+    run.in_shards = spy
+    with run.working():
+        losses, grads, _, _ = run.loss_and_grads(state, 0)
+        function, params, inputs, y, draws, options = seen[0]
+        alone = []
+        for column, row in enumerate(run.epoch[1][0]):
+            start = T - len(x[row])
+            mine = draws._replace(
+                r_anchors=[a - start for a in draws.r_anchors],
+                p_anchors=[a - start for a in draws.p_anchors],
+                truth=None if draws.truth is None else draws.truth[:, :, [column]],
+            )
+            tokens = x[row][:, None].astype("int64")
+            alone.append(function(params, tokens, y[[column]], mine, **options))
+    for name, loss in losses.items():
+        assert loss == pytest.approx(sum(result.losses[name] for result in alone), rel=1e-9, abs=1e-12)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, sum(result.grads[name] for result in alone), rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_shards_of_a_padded_batch_add_up_to_it(tmp_path, threads):
+    found = []
+    for shards in (1, threads):
+        run = token_run(tmp_path / f"{shards} of {threads}", texts(8, 20), threads=shards)
+        state = run.new_state()
+        with run.working():
+            found.append(run.loss_and_grads(state, 0)[1])
+    for name, grad in found[0].items():
+        np.testing.assert_allclose(found[1][name], grad, rtol=1e-9, atol=1e-12)
+
+
+def test_texts_are_learned_and_their_auxiliary_losses_fall(tmp_path):
+    """Class and text go together: the class is the token that comes most often."""
+    r = np.random.default_rng(0)
+    y = r.integers(0, 3, 60)
+    x = [
+        np.where(r.random(length) < 0.8, label, r.integers(0, 5, length))
+        for label, length in zip(y, r.integers(5, 30, 60))
+    ]
+    run = token_run(tmp_path / "run", x, epochs=15, pretrain_epochs=2, lr=0.01, hidden=8, dropconnect=0.0, bptt=30)
+    run.task = run.task._replace(y_train=y, y_test=y)
+    result = run.train(run.new_state())
+    assert result["test_accuracy"] > 0.9
+    with run.working():
+        report = run.evaluate(run.saved_state().params, run.task.x_test, run.task.y_test, run.test_rows)
+    assert report["p_loss"] < report["p_constant"] and report["r_constant"] > 0
+
+
+def test_an_evaluation_of_texts_does_not_depend_on_the_batches(tmp_path):
+    x, found = texts(20, 30), []
+    for size in 3, 20:
+        run = token_run(tmp_path / str(size), x, aux="none", batch_size=size)
+        state = run.new_state()
+        with run.working():
+            found.append(run.evaluate(state.params, x, run.task.y_test, np.arange(20)))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_floats_are_taken_as_they_are(tmp_path):
+    x = np.random.default_rng(0).standard_normal((6, 5, 2)).astype("float32")
+    run = Run(
+        config.build({"task": "npz", "epochs": 1, "bptt": 5, "valid": 0, "quiet": True}, 1),
+        Task(x, np.zeros(6, int), x, np.zeros(6, int), classes=2),
+        tmp_path / "run",
+    )
+    np.testing.assert_allclose(run.mean, x.mean(0), rtol=1e-5)
+    assert run.train(run.new_state())["complete"]

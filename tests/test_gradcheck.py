@@ -86,7 +86,7 @@ def scaled(backward, n, factor):
 def without_dc(dh, dh_last, dc_last, cache, dweights=None):
     """Drops the cell's gradient between steps, by going back one step at a time and forgetting dc."""
     dx, dweights = [], [0, 0, 0]
-    for t in reversed(range(len(cache.gates) - 1)):
+    for t in reversed(range(len(cache.gates))):
         grads = backward(None if dh is None else dh[t : t + 1], dh_last, None, cache.steps(t, t + 1))
         dx.append(grads[0])
         dh_last = grads[1]
@@ -100,7 +100,7 @@ backward = lstm.lstm_backward
 def swapped_gates(dh, dh_last, dc_last, cache, dweights=None):
     """Takes the output gate's block for the candidate's."""
     H = cache.c.shape[1]
-    rows = np.r_[3 * H : 4 * H, H : 3 * H, :H, 4 * H : 5 * H]
+    rows = np.r_[3 * H : 4 * H, H : 3 * H, :H]
     return backward(dh, dh_last, dc_last, cache._replace(gates=cache.gates[:, rows]))
 
 

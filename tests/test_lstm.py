@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minaux import plain
 from minaux.gradcheck import assert_gradients, worst_errors
 from minaux.lstm import add_layer_grads, layer_weights, lstm_advance, lstm_backward, lstm_forward
 from tests.strategies import padding, seeds, small, steps
@@ -19,22 +20,23 @@ def problem(seed, S, D, H, N, tokens=False):
     return x, args, r
 
 
-def sigmoid(z):
-    return 1 / (1 + np.exp(-z))
-
-
-def by_the_book(x, h, c, Wx, Wh, b, mask=None):
-    """The equations at the top of lstm.py, one by one."""
-    H, hs, cs = len(h), [h], [c]
-    for t in range(len(x)):
-        z = Wh @ h + b + (Wx[:, x[t]] if x.ndim == 2 else Wx @ x[t])
-        i, f, g, o = sigmoid(z[:H]), sigmoid(z[H : 2 * H]), np.tanh(z[2 * H : 3 * H]), sigmoid(z[3 * H :])
-        c = f * c + i * g
-        h = o * np.tanh(c)
-        if mask is not None:
-            h, c = h * mask[t], c * mask[t]
-        hs.append(h), cs.append(c)
-    return np.array(hs), np.array(cs)
+def by_the_book(x, args, mask=None):
+    """The states h, c `[S+1, H, N]` as plain.py has them: tokens as one-hot vectors, a sequence that is padded in
+    front as the zeros there, and from zeros on without them."""
+    if x.ndim == 2:
+        x = (x[:, None] == np.arange(args["Wx"].shape[1])[:, None]).astype(float)
+    if mask is None:
+        h, c, _ = plain.lstm_forward(x, *args.values())
+        return np.array(h), np.array(c)
+    h, c = (np.zeros((len(x) + 1, *args["h0"].shape)) for _ in "hc")
+    for n, padded in enumerate((len(x) - mask.sum(0)).astype(int)):
+        alone = {**args, "h0": args["h0"][:, [n]], "c0": args["c0"][:, [n]]}
+        h[0, :, n], c[0, :, n] = args["h0"][:, n], args["c0"][:, n]
+        if padded:
+            alone.update(h0=0 * alone["h0"], c0=0 * alone["c0"])
+        for whole, part in zip((h, c), by_the_book(x[padded:, :, [n]], alone)):
+            whole[padded + 1 :, :, n] = part[1:, :, 0]
+    return h, c
 
 
 @given(seeds, steps, small, small, small, st.booleans(), st.booleans())
@@ -42,7 +44,7 @@ def test_forward_is_the_equations(seed, S, D, H, N, tokens, padded):
     x, args, r = problem(seed, S, D, H, N, tokens)
     mask = padding(S, N, r.integers(1, S + 1, N)) if padded else None
     h, c, _ = lstm_forward(x, *args.values(), mask)
-    expected = by_the_book(x, *args.values(), mask)
+    expected = by_the_book(x, args, mask)
     np.testing.assert_allclose(h, expected[0], rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(c, expected[1], rtol=1e-12, atol=1e-14)
     last = lstm_advance(x, *args.values(), mask)
@@ -55,29 +57,14 @@ def test_no_steps_leave_the_state_as_it_is():
     assert (h == args["h0"]).all() and (c == args["c0"]).all()
 
 
-def back_by_the_book(x, h, c, Wx, Wh, b, dh, dh_last, dc_last):
-    """The chain rule on the equations at the top of lstm.py, one by one: dx, dh0, dc0, dWx, dWh, db."""
-    H, hs, cs = len(h), *by_the_book(x, h, c, Wx, Wh, b)
-    dx, dWx, dWh, db, dh_t, dc = np.zeros_like(x), 0, 0, 0, dh_last, dc_last
-    for t in reversed(range(len(x))):
-        z = Wh @ hs[t] + b + Wx @ x[t]
-        i, f, g, o = sigmoid(z[:H]), sigmoid(z[H : 2 * H]), np.tanh(z[2 * H : 3 * H]), sigmoid(z[3 * H :])
-        dh_t = dh_t + dh[t]
-        dc = dc + dh_t * o * (1 - np.tanh(cs[t + 1]) ** 2)
-        di, df, dg, do = dc * g, dc * cs[t], dc * i, dh_t * np.tanh(cs[t + 1])
-        dz = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)])
-        dx[t], dWx, dWh, db = Wx.T @ dz, dWx + dz @ x[t].T, dWh + dz @ hs[t].T, db + dz.sum(1, keepdims=True)
-        dh_t, dc = Wh.T @ dz, dc * f
-    return dx, dh_t, dc, dWx, dWh, db
-
-
 @given(seeds, st.integers(1, 20), small, small, small)
 def test_backward_is_the_chain_rule_on_the_equations(seed, S, D, H, N):
     """More steps than stand side by side in one product, too."""
     x, args, r = problem(seed, S, D, H, N)
-    douts = r.standard_normal((S, H, N)), r.standard_normal((H, N)), r.standard_normal((H, N))
+    dh, Wx, Wh = r.standard_normal((S, H, N)), args["Wx"], args["Wh"]
     _, _, cache = lstm_forward(x, *args.values())
-    for mine, its in zip(lstm_backward(*douts, cache), back_by_the_book(x, *args.values(), *douts)):
+    expected = plain.lstm_backward(dh, x, *plain.lstm_forward(x, *args.values()), Wx, Wh)
+    for mine, its in zip(lstm_backward(dh, None, None, cache), expected):
         np.testing.assert_allclose(mine, its, rtol=0, atol=1e-12 * max(1, abs(its).max()))
 
 
@@ -93,7 +80,7 @@ def test_backward(seed, S, D, H, N, tokens, padded):
         return (h[1:] * w).sum() + (h[-1] * w_last).sum() + (c[-1] * v_last).sum(), None
 
     _, _, cache = lstm_forward(x, *args.values(), mask)
-    seen = cache.s[:-1], cache.h, cache.c, cache.gates[:-1], w, w_last, v_last
+    seen = cache.s[:-1], cache.h, cache.c, cache.gates, w, w_last, v_last
     before = [a.copy() for a in seen]
     dx, *rest = lstm_backward(w, w_last, v_last, cache)
     grads = dict(zip(args, rest))

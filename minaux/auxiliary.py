@@ -17,7 +17,17 @@ from typing import Any, NamedTuple
 
 from .arrays import array_module, on_gpu
 from .gpu import kernels
-from .lstm import TOGETHER, add_layer_grads, layer_weights, lstm_backward, lstm_begin, lstm_forward, lstm_step
+from .lstm import (
+    TOGETHER,
+    add_layer_grads,
+    layer_weights,
+    lstm_backward,
+    lstm_begin,
+    lstm_forward,
+    lstm_step,
+    one_by_one,
+    side_by_side,
+)
 from .ops import (
     mlp_backward,
     mlp_forward,
@@ -51,44 +61,62 @@ def window_forward(params, name, x, targets, state, scale, truth=None, own=None)
 
     x, targets `[S, D, N]`, or tokens `[S, N]`. Scheduled sampling (Bengio et al. 2015): where `truth [S, N]`
     is False, a step reads the head's own previous output instead of x (the window's first step: `own`).
-    What is fed is a constant: no gradient passes through it. Where no step can need it (truth is None), each
-    layer runs over all steps before the next, and the MLP answers several steps at once, side by side as
-    columns.
+    What is fed is a constant: no gradient passes through it.
     """
     weights, embedding = layer_weights(params, f"{name}.bottom")
-    bottom, top = (*state[0], *weights), (*state[1], *layer_weights(params, f"{name}.top")[0])
-    answers = []  # (t0, t1, outputs, cache) of the MLP at steps t0 ... t1-1 side by side
+    layer1 = (*state[0], *weights)  # h0, c0, Wx, Wh, b
+    layer2 = (*state[1], *layer_weights(params, f"{name}.top")[0])
     if truth is None:
-        _, _, bottom = lstm_forward(x, *bottom)
-        _, _, top = lstm_forward(bottom.h[1:], *top)
-        for t0, t1 in cut(len(x), 0 if on_gpu(x) else TOGETHER):
-            answers.append((t0, t1, *mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, f"{name}.head")))
+        bottom, top, answers = run_on_the_truth(x, layer1, layer2, params, f"{name}.head")
     elif on_gpu(x) and kernels.decodes(x, state[0][0]):
         head = [params[f"{name}.head.{w}"] for w in ("W1", "b1", "W2", "b2", "W3", "b3")]
-        bottom, top, *answer = kernels.decode(x, truth, own, bottom, top, head)
-        answers.append((0, len(x), *answer))
+        bottom, top, *answer = kernels.decode(x, truth, own, layer1, layer2, head)
+        answers = [(0, len(x), *answer)]
     else:
-        bottom, top = (
-            lstm_begin(len(x), *layer, tokens=ids) for layer, ids in ((bottom, x.ndim == 2), (top, False))
-        )
-        xp = array_module(x)
-        for t0, t1 in cut(len(x), TOGETHER):
-            one_step = []
-            for t in range(t0, t1):
-                h = lstm_step(t, lstm_step(t, xp.where(truth[t], x[t], own), bottom), top)
-                y, cache = mlp_forward(h, params, f"{name}.head")
-                own = y if targets.ndim == 3 else y.argmax(0)
-                one_step.append([y, *cache])
-            y, *cache = (xp.concatenate(arrays, axis=1) for arrays in zip(*one_step))
-            answers.append((t0, t1, y, cache))
+        bottom, top, answers = run_on_own_outputs(x, truth, own, layer1, layer2, params, f"{name}.head")
+
     loss, ys, heads = 0, [], []
     for t0, t1, y, cache in answers:
         some, dy = output_loss(y, side_by_side(targets[t0:t1]), scale)
         loss = loss + some
         ys.append(one_by_one(y, x.shape[-1]))
         heads.append((t0, t1, cache, dy))
-    own = ys[-1][-1] if targets.ndim == 3 else ys[-1][-1].argmax(0)
-    return Window(loss, own, ys, bottom, top, embedding, heads)
+    return Window(loss, as_input(ys[-1][-1], targets), ys, bottom, top, embedding, heads)
+
+
+def run_on_the_truth(x, layer1, layer2, params, head):
+    """Each layer over all steps before the next, as no step waits for an output: the caches of bottom and top, and
+    [(t0, t1, y, cache)] of the MLP, which answers steps t0 ... t1-1 side by side."""
+    _, _, bottom = lstm_forward(x, *layer1)
+    _, _, top = lstm_forward(bottom.h[1:], *layer2)
+    answers = []
+    for t0, t1 in cut(len(x), 0 if on_gpu(x) else TOGETHER):
+        answers.append((t0, t1, *mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, head)))
+    return bottom, top, answers
+
+
+def run_on_own_outputs(x, truth, own, layer1, layer2, params, head):
+    """Step by step through both layers and the MLP, as a step may read the output before it. Returns the same."""
+    xp = array_module(x)
+    bottom = lstm_begin(len(x), *layer1, tokens=x.ndim == 2)
+    top = lstm_begin(len(x), *layer2)
+    answers = []
+    for t0, t1 in cut(len(x), TOGETHER):
+        one_step = []
+        for t in range(t0, t1):
+            h = lstm_step(t, xp.where(truth[t], x[t], own), bottom)
+            h = lstm_step(t, h, top)
+            y, cache = mlp_forward(h, params, head)
+            own = as_input(y, x)
+            one_step.append([y, *cache])
+        y, *cache = (xp.concatenate(arrays, axis=1) for arrays in zip(*one_step))
+        answers.append((t0, t1, y, cache))
+    return bottom, top, answers
+
+
+def as_input(y, x):
+    """An output y as the next step reads it: numbers `[D, N]` as they are; of scores `[V, N]` the best token `[N]`."""
+    return y.argmax(0) if x.ndim == 2 else y
 
 
 def output_loss(y, target, scale):
@@ -98,16 +126,6 @@ def output_loss(y, target, scale):
         return loss, mse_backward(cache)
     loss, cache = softmax_cross_entropy_forward(y, target, scale)
     return loss, softmax_cross_entropy_backward(cache)
-
-
-def side_by_side(a):
-    """`[S, rows, N]` -> `[rows, S N]`; tokens `[S, N]` -> `[S N]`."""
-    return a.swapaxes(0, -2).reshape(*a.shape[1:-1], -1)
-
-
-def one_by_one(a, N):
-    """The reverse: `[rows, S N]` -> `[S, rows, N]`."""
-    return a.reshape(len(a), -1, N).swapaxes(0, 1)
 
 
 def window_backward(window, params, grads, name):

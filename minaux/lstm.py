@@ -186,7 +186,7 @@ def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
         if tokens is None:
             dx[t0:t1] = one_by_one(W[:, H + 1 :].T @ dz, N)
         else:  # a token's x is one-hot
-            onehot = tokens[t0:t1].reshape(-1) == xp.arange(V)[:, None]
+            onehot = side_by_side(tokens[t0:t1]) == xp.arange(V)[:, None]
             s_n = xp.concatenate([s_n, onehot], dtype=dtype)
         dW += dz @ s_n.T
     dW = xp.roll(dW, -H, axis=0)  # rows i, f, g, o again
@@ -216,8 +216,8 @@ def slopes(cache, t0, t1):
 
 
 def side_by_side(a):
-    """`[S, rows, N]` -> `[rows, S N]`, a step's columns beside the next one's."""
-    return a.swapaxes(0, 1).reshape(a.shape[1], -1)
+    """`[S, rows, N]` -> `[rows, S N]`, a step's columns beside the next one's; tokens `[S, N]` -> `[S N]`."""
+    return a.swapaxes(0, -2).reshape(*a.shape[1:-1], -1)
 
 
 def one_by_one(a, N):

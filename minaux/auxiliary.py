@@ -115,7 +115,7 @@ def run_on_own_outputs(x, truth, own, layer1, layer2, params, head):
 
 
 def as_input(y, x):
-    """An output y as the next step reads it: numbers `[D, N]` as they are; of scores `[V, N]` the best token `[N]`."""
+    """An output y as the next step reads it: numbers `[D, N]` as they are; of scores the best token."""
     return y.argmax(0) if x.ndim == 2 else y
 
 

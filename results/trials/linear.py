@@ -1,6 +1,6 @@
 """Section 2's rivals that need no LSTM: a linear model of the last pixels, a constant, copying the last pixel.
 
-PYTHONPATH=. python results/notes/linear.py      (in the project's folder)
+PYTHONPATH=. python results/trials/linear.py      (in the project's folder)
 """
 
 import numpy as np

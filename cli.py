@@ -161,7 +161,7 @@ def cli():
     "by preset; 0 with --aux none",
 )
 @setting("epochs", int, "Epochs on both losses.", "by preset")
-@setting("batch_size", int, "Sequences a batch.")
+@setting("batch_size", int, "Sequences a batch.", "32; 128 with --preset paper, --model irnn or transformer")
 @setting(
     "hidden",
     int,
@@ -175,7 +175,12 @@ def cli():
     "cosine; constant with --preset paper, --model irnn or transformer",
 )
 @setting("clip", float, "Largest global norm of the gradient; 0 leaves it as it is.")
-@setting("dropconnect", float, "Probability to drop a weight of the classifier's hidden layers.")
+@setting(
+    "dropconnect",
+    float,
+    "Probability to drop a weight of the classifier's hidden layers.",
+    "0; 0.5 with --preset paper, --model irnn or transformer",
+)
 @setting("seed", int, "Of everything random but the validation split.")
 @setting("device", click.Choice(CHOICES["device"]), "Where to compute; auto takes a GPU if CuPy finds one.")
 @setting("dtype", click.Choice(CHOICES["dtype"]), "Floating point numbers.")
@@ -205,7 +210,7 @@ def cli():
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
 @setting("budget", Duration(), "Stop training after this time (30m, 2h), test, and be ready to resume.", "none")
 @setting(
-    "preset", click.Choice(CHOICES["preset"]), "quick: 1 + 3 epochs; paper: the paper's protocol, 20 + 100 epochs."
+    "preset", click.Choice(CHOICES["preset"]), "quick: 1 + 8 epochs; paper: the paper's protocol, 20 + 100 epochs."
 )
 @click.option("--quiet", is_flag=True, default=None, help="Print nothing but errors and the result.")
 @one_line_errors

@@ -291,9 +291,13 @@ def test_what_ctrl_c_says_works_in_a_shell(sabotage, finished, tmp_path):
 @pytest.mark.parametrize(
     "given, expected",
     [
-        ({"aux": "r"}, {"pretrain_epochs": 1, "epochs": 3, "bptt": 300, "aux_bptt": 300, "aux_length": 100}),
-        ({}, {"aux": "none", "pretrain_epochs": 0, "epochs": 3, "batch_size": 128, "hidden": 128, "threads": 7}),
-        ({"preset": "paper"}, {"pretrain_epochs": 0, "epochs": 100, "valid": 0}),
+        ({"aux": "r"}, {"pretrain_epochs": 1, "epochs": 8, "bptt": 300, "aux_bptt": 300, "aux_length": 100}),
+        ({}, {"aux": "none", "pretrain_epochs": 0, "epochs": 8, "batch_size": 32, "dropconnect": 0, "threads": 7}),
+        (
+            {"preset": "paper"},
+            {"pretrain_epochs": 0, "epochs": 100, "valid": 0, "batch_size": 128, "dropconnect": 0.5},
+        ),
+        ({"model": "irnn"}, {"batch_size": 128, "dropconnect": 0.5}),
         ({}, {"forget_bias": "loguniform", "lr": 0.003, "lr_schedule": "cosine"}),
         ({"lr": 0.01}, {"forget_bias": "loguniform", "lr": 0.01, "lr_schedule": "cosine"}),
         ({"preset": "paper"}, {"forget_bias": 1, "lr": 0.001, "lr_schedule": "constant"}),

@@ -11,14 +11,17 @@ class UserError(Exception):
     """Something the user can mend; its text is one line that says what is wrong and what to do."""
 
 
-# What each preset sets, beneath the options the user gives. `quick` is meant for half an hour on an idle CPU core,
-# with segments that are learnt in so few epochs (results/trials/notes.md); `paper` is the paper's protocol.
+# What each preset sets, beneath the options the user gives. `quick` is what learned most in half an hour on two cores
+# (results/trials/notes.md, 7 and 8); `paper` is the paper's protocol.
 PRESETS = {
-    "quick": {"pretrain_epochs": 1, "epochs": 3, "aux_length": 100},
+    "quick": {"pretrain_epochs": 1, "epochs": 8, "aux_length": 100},
     "paper": {"pretrain_epochs": 20, "epochs": 100, "aux_length": 600, "valid": 0},
 }
-# What else `quick` sets for the LSTM: it learns soonest with these (results/trials/notes.md).
-QUICK_LSTM = {"forget_bias": "loguniform", "lr": 3e-3, "lr_schedule": "cosine"}
+# What else `quick` sets for the LSTM.
+QUICK_LSTM = {
+    **{"forget_bias": "loguniform", "lr": 3e-3, "lr_schedule": "cosine"},
+    **{"batch_size": 32, "dropconnect": 0.0},
+}
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}
 # `--resume` takes all other options from the run's config.json.

@@ -11,7 +11,7 @@ class UserError(Exception):
     """Something the user can mend; its text is one line that says what is wrong and what to do."""
 
 
-# What each preset sets, beneath the options the user gives. `quick` is what learned most in half an hour on two cores
+# What each preset sets, beneath the options the user gives. `quick` is what learned most in half an hour
 # (results/trials/notes.md, 7 and 8); `paper` is the paper's protocol.
 PRESETS = {
     "quick": {"pretrain_epochs": 1, "epochs": 8, "aux_length": 100},

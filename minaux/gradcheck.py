@@ -1,16 +1,41 @@
-"""Gradients against central finite differences, and truncated gradients against a frozen loss.
+"""Check gradients against finite differences, ours and anybody's; and say what a truncated gradient is.
 
-`worst_errors` checks any function's gradients. To check one of your own:
+A layer of your own. Its loss is sum(y · r) with a random r, so that no mistake in dy hides behind ones:
 
-    f = lambda args: (loss, None)              # args: name -> float64 array
-    errors = worst_errors(f, args, grads, seed=0)
-    assert_gradients(errors)
+>>> import numpy as np
+>>> from minaux.gradcheck import check_gradients
+>>> rng = np.random.default_rng(0)
+>>> args = {"W": rng.standard_normal((3, 4)), "x": rng.standard_normal((4, 5))}
+>>> r = rng.standard_normal((3, 5))
+>>> def loss(args):
+...     z = args["W"] @ args["x"]
+...     return (np.maximum(z, 0) * r).sum(), z > 0  # y = relu(z); and which side of their kinks the ReLUs are on
+>>> dz = r * (args["W"] @ args["x"] > 0)
+>>> grads = {"W": dz @ args["x"].T, "x": args["W"].T @ dz}  # what you derived by hand
+>>> errors = check_gradients(loss, args, grads)  # raises GradientError if one is wrong
 
-`frozen_loss` says what truncation means, in forward form: the loss as a function of the parameters where
-the states at every cut are constants. Truncated gradients are its exact gradients, so finite differences
-of it check every cut.
+A recurrence h[t+1] = tanh(w h[t] + x[t]) with loss h[T], truncated at K. The gradient goes back K steps. It is
+the exact gradient of another loss: the one whose state at the cut is a constant. That loss has differences:
+
+>>> def states(w, h, x):
+...     hs = [h]
+...     for x_t in x:
+...         hs.append(np.tanh(w * hs[-1] + x_t))
+...     return hs
+>>> w, x, K = 0.9, rng.standard_normal(6), 3
+>>> hs, cut = states(w, 0.0, x), len(x) - K
+>>> dw, dh = 0.0, 1.0
+>>> for t in reversed(range(cut, len(x))):
+...     dz = dh * (1 - hs[t + 1] ** 2)
+...     dw, dh = dw + dz * hs[t], dz * w
+>>> errors = check_gradients(lambda args: states(args["w"], hs[cut], x[cut:])[-1], {"w": w}, {"w": dw})
+
+`frozen_loss` is that loss for the whole model, with all its cuts; `record` runs ahead for the constants.
 """
 
+import copy
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +51,18 @@ STEP, ABSOLUTE, RELATIVE = 1e-5, 1e-8, 1e-6
 REDRAWS = 50
 
 
+class GradientError(AssertionError):
+    """A line for each gradient that is wrong or could not be checked: its name, the place and both values."""
+
+
 class Error(NamedTuple):
     """The worst disagreement of one argument."""
 
     name: str
-    where: str  # a coordinate, or "a random direction"
-    analytic: float
-    numeric: float
+    where: str = ""  # an index, or "a random direction"; "" if nothing could be compared
+    analytic: float = math.nan
+    numeric: float = math.nan
+    note: str = ""  # why nothing could be compared, or a likely cause other than a wrong gradient
 
     @property
     def relative(self):
@@ -41,43 +71,133 @@ class Error(NamedTuple):
         error = abs(self.analytic - self.numeric) / (size + ABSOLUTE / RELATIVE)
         return error if np.isfinite(error) else np.inf
 
+    @property
+    def wrong(self):
+        return self.relative > RELATIVE
 
-def worst_errors(f, args, grads, seed, coordinates=3):
-    """Compare `grads` with differences of f, for each argument along a random unit direction and at a few
-    coordinates. Returns one `Error` an argument, the worst.
+    def __str__(self):
+        values = f" at {self.where}: {self.analytic!r}, numeric {self.numeric!r}" if self.where else ""
+        return f"{self.name}{values}" + (f": {self.note}" if self.note else "")
 
-    f(args) -> (loss, kinks), args and grads name -> float64 array; only what has an entry in grads is checked.
-    Where `kinks` (the signs inside ReLUs, say) differ between the two ends of a difference, it spans a kink,
-    and another place is drawn.
+
+def check_gradients(f, args, grads, seed=0, coordinates=3):
+    """Compare `grads` with central differences of f, for each argument along a random unit direction and at
+    `coordinates` random entries. Returns one `Error` an argument, the worst.
+
+    f(args) returns the loss, or (loss, kinks). args and grads are dicts, name -> array; what has an entry in
+    grads is checked. It may be Python numbers, integers or float32: f gets float64 arrays. Arguments without an
+    entry may be anything; arrays of floats become float64. f gets fresh copies each time and may change them.
+
+    kinks: an array of bools or integers, or a list of arrays, that says which branches f took: z > 0 for a ReLU,
+    argmax for a maximum. Where they differ between the ends of a difference, another place is drawn.
+
+    Raises GradientError if a gradient is wrong, None, not finite or of another shape than its argument, or if
+    there are kinks everywhere; ValueError if grads is empty or names what args lacks, or the loss is not one
+    finite number, the same each time; TypeError if arguments, loss or kinks have an unfit type. A float32 loss is
+    unfit: it is too coarse for these differences.
     """
-    rng, errors = np.random.default_rng(seed), []
-    for name, grad in grads.items():
-        assert grad.shape == args[name].shape, f"{name}: a gradient {grad.shape} of an array {args[name].shape}"
-        found = []
-        for n in range(coordinates + 1):
-            for _ in range(REDRAWS):
-                direction = np.zeros(grad.shape)
-                if n == 0:
-                    where, direction = "a random direction", rng.standard_normal(grad.shape)
-                    direction /= np.linalg.norm(direction)
-                else:
-                    index = tuple(int(rng.integers(size)) for size in grad.shape)
-                    where, direction[index] = f"index {index}", 1.0
-                ends = [f({**args, name: args[name] + sign * STEP * direction}) for sign in (1, -1)]
-                if np.array_equal(ends[0][1], ends[1][1]):
-                    break
-            else:
-                raise AssertionError(f"{name}: a kink within {STEP} in all of {REDRAWS} places")
-            numeric = float(ends[0][0] - ends[1][0]) / (2 * STEP)
-            found.append(Error(name, where, float((grad * direction).sum()), numeric))
-        errors.append(max(found, key=lambda e: e.relative))
+    errors = gradient_errors(f, args, grads, seed, coordinates)
+    wrong = [str(error) for error in errors if error.wrong]
+    if wrong:
+        raise GradientError("\n".join(["gradients differ:", *wrong]))
     return errors
 
 
-def assert_gradients(errors):
-    """Fail with every argument that is out of tolerance, its place and both values."""
-    bad = [f"{e.name} at {e.where}: {e.analytic!r}, numeric {e.numeric!r}" for e in errors if e.relative > RELATIVE]
-    assert not bad, "gradients differ:\n" + "\n".join(bad)
+def gradient_errors(f, args, grads, seed=0, coordinates=3):
+    """As `check_gradients`, but returns wrong gradients too: see `Error.wrong`."""
+    if not (isinstance(args, Mapping) and isinstance(grads, Mapping)):
+        raise TypeError("args and grads must be dicts, name -> array")
+    if not grads:
+        raise ValueError("grads is empty: nothing to check")
+    if unknown := [name for name in grads if name not in args]:
+        raise ValueError(f"grads has {unknown}, but args only {list(args)}")
+    args = {name: _as_float64(name, value, name in grads) for name, value in args.items()}
+    (loss, _), (again, _) = _call(f, args), _call(f, args)
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss of args is {loss}: it has no differences")
+    if not abs(again - loss) <= 1e-10 * max(1, abs(loss)):
+        raise ValueError(f"f returns {loss}, then {again} for the same args: draw its random numbers beforehand")
+    rng, errors = np.random.default_rng(seed), []
+    for name, grad in grads.items():
+        given, grad, shape = grad, np.asarray(grad), args[name].shape
+        if grad.dtype.kind not in "iuf":
+            errors.append(Error(name, note=f"the gradient is {'None' if given is None else grad.dtype}"))
+        elif grad.shape != shape:
+            errors.append(Error(name, note=f"the gradient has shape {grad.shape}, the argument {shape}"))
+        elif grad.size == 0:
+            errors.append(Error(name, "no entry", 0.0, 0.0))
+        else:
+            found = [_error_at(f, args, name, grad, loss, rng, n == 0) for n in range(coordinates + 1)]
+            errors.append(max(found, key=lambda e: e.relative))
+    return errors
+
+
+def _as_float64(name, value, checked):
+    if not checked and not (isinstance(value, np.ndarray) and value.dtype.kind == "f"):
+        return value  # tokens, say
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} has dtype {array.dtype}: only real numbers have gradients here")
+    return array.astype(np.float64)
+
+
+def _call(f, args):
+    """f's (loss, kinks) for copies of args: a float, and one flat array."""
+    result = f({name: copy.deepcopy(value) for name, value in args.items()})
+    loss, kinks = result if isinstance(result, tuple) and len(result) == 2 else (result, [])
+    if isinstance(loss, tuple) or np.asarray(loss).dtype.kind not in "iuf":
+        what = "a tuple" if isinstance(loss, tuple) else f"a loss of dtype {np.asarray(loss).dtype}"
+        raise TypeError(f"f must return a real number, or (loss, kinks), not {what}")
+    loss = np.asarray(loss)
+    if loss.dtype in (np.float16, np.float32):
+        raise TypeError(f"the loss is {loss.dtype}, too coarse for a step of {STEP}: let f compute in float64")
+    if loss.size != 1:
+        raise ValueError(f"the loss must be one number, but has shape {loss.shape}: weight it at random and sum")
+    kinks = kinks if isinstance(kinks, list | tuple) else [] if kinks is None else [kinks]
+    kinks = np.concatenate([np.zeros(0, bool), *map(np.ravel, kinks)])
+    if kinks.dtype.kind not in "biu":
+        raise TypeError(f"kinks must be bools or integers, z > 0 say, not {kinks.dtype}")
+    return float(loss.item()), kinks
+
+
+def _error_at(f, args, name, grad, loss, rng, anywhere):
+    """The error at one place, drawn again until no kink is near; `loss` is that of args."""
+    for _ in range(REDRAWS):
+        where, direction = _draw(rng, grad, anywhere)
+        ends = [{**args, name: np.asarray(args[name] + sign * STEP * direction)} for sign in (1, -1)]
+        (up, kinks), (down, other_kinks) = (_call(f, end) for end in ends)
+        if np.array_equal(kinks, other_kinks):
+            break
+    else:
+        return Error(name, note=f"a kink within {STEP} in all of {REDRAWS} places")
+    on = direction != 0
+    error = Error(name, where, float((grad[on] * direction[on]).sum()), (up - down) / (2 * STEP))
+    return error._replace(note=_likely_cause(error, grad.dtype, up, loss, down)) if error.wrong else error
+
+
+def _draw(rng, grad, anywhere):
+    """A place and its unit direction: any, or along one entry; the first that is not finite, if any."""
+    bad = np.argwhere(~np.isfinite(grad))
+    if anywhere and not len(bad):
+        direction = np.asarray(rng.standard_normal(grad.shape))
+        return "a random direction", direction / np.linalg.norm(direction)
+    index = tuple(map(int, bad[0] if len(bad) else [rng.integers(size) for size in grad.shape]))
+    direction = np.zeros(grad.shape)
+    direction[index] = 1.0
+    return f"index {index}", direction
+
+
+def _likely_cause(error, dtype, up, loss, down):
+    """What may have made the error other than a wrong gradient, or ""."""
+    difference = abs(error.analytic - error.numeric)
+    float32 = up != down and all((math.frexp(end)[0] * 2**24).is_integer() for end in (up, down))
+    rounding = math.ulp(loss) * (2**29 if float32 else 1) / STEP
+    if difference < 10 * rounding:
+        return f"a loss of {loss:.3g} {'in float32 ' if float32 else ''}may be too coarse for a step of {STEP}"
+    if dtype in (np.float16, np.float32) and error.relative < 1e-4:
+        return f"the gradient is {dtype}: compute it in float64"
+    kink = difference <= abs(up - 2 * loss + down) / STEP  # the one-sided differences lie that far apart
+    return "a kink may be near: let f return (loss, kinks)" if kink else ""
 
 
 def record(params, x, draws, aux_K, fed, mask=None):
@@ -132,7 +252,7 @@ def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_s
         loss += aux_weight * w.loss
         kinks.extend(relu > 0 for _, _, inputs, _ in w.heads for relu in inputs[1:])
 
-    if y is not None:
+    if y is not None:  # the supervised loss: the last K steps are live
         last = h[T] if K == 0 else main(T - K, T)[0][-1]
         logits, inputs = mlp_forward(last, params, "classifier", draws.masks)
         loss += softmax_cross_entropy_forward(logits, y, 1 / batch_size)[0]
@@ -147,17 +267,17 @@ def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_s
             window("r", fed[n][t0:t1], targets[t0:t1], state, scale)
     for a in draws.p_anchors:
         scale = 1 / (batch_size * L * channels * len(draws.p_anchors))
-        for (t0, t1), state in zip(cut(L, aux_K), next(entries)):
+        for (t0, t1), state in zip(cut(L, aux_K), next(entries)):  # every later window starts from constants
             inputs = h[a + 1 + t0 : a + 1 + t1]
-            if aux_K:
-                lead = aux_K if t0 == 0 else 0
+            if aux_K:  # else the main states are constants
+                lead = aux_K if t0 == 0 else 0  # the first window's live steps begin before the anchor
                 inputs = main(a + t0 - lead, a + t1)[0][-(t1 - t0) :]
             window("p", inputs, x[a + 1 + t0 : a + 1 + t1], state, scale)
-    return loss, np.concatenate([k.ravel() for k in kinks]) if kinks else None
+    return loss, kinks
 
 
 def check_model(aux, K, seed=0, T=24, L=12, H=4, N=3, D=2):
-    """`worst_errors` of a whole small model: classifier and auxiliary losses, two anchors, DropConnect and
+    """`gradient_errors` of a whole small model: classifier and auxiliary losses, two anchors, DropConnect and
     scheduled sampling, all truncated at K ("full": nowhere)."""
     rng = np.random.default_rng(seed)
     K = T if K == "full" else K
@@ -167,6 +287,6 @@ def check_model(aux, K, seed=0, T=24, L=12, H=4, N=3, D=2):
     draws = draw(seed, 0, aux, 2, L, T, N, shapes, own_probability=0.5, dropconnect=0.3)
     result = loss_and_grads(params, x, y, draws, K, K)
     recorded = record(params, x, draws, K, result.fed)
-    return worst_errors(
+    return gradient_errors(
         lambda p: frozen_loss(p, recorded, x, y, draws, K, K, fed=result.fed), params, result.grads, seed
     )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minaux import ops
-from minaux.gradcheck import assert_gradients, worst_errors
+from minaux.gradcheck import check_gradients
 from tests.strategies import seeds, small
 
 
@@ -16,7 +16,7 @@ def check_pair(forward, backward, args, seed):
     w = np.random.default_rng(seed).standard_normal(np.shape(out))
     grads = backward(w, cache)
     grads = dict(zip(args, grads if isinstance(grads, tuple) else (grads,)))
-    assert_gradients(worst_errors(lambda a: ((forward(*a.values())[0] * w).sum(), None), args, grads, seed))
+    check_gradients(lambda a: (forward(*a.values())[0] * w).sum(), args, grads, seed)
 
 
 @given(seeds, small, small, small)
@@ -56,9 +56,9 @@ def test_embedding_folds_into_the_gates(seed, D, E, H, tokens):
 
     def loss(a):
         (A, bias), _ = ops.embedding_forward(*a.values())
-        return (A * wA).sum() + (bias * wb).sum(), None
+        return (A * wA).sum() + (bias * wb).sum()
 
-    assert_gradients(worst_errors(loss, args, {k: g for k, g in grads.items() if g is not None}, seed))
+    check_gradients(loss, args, {k: g for k, g in grads.items() if g is not None}, seed)
 
 
 @given(seeds, small, small, st.booleans())
@@ -78,12 +78,12 @@ def test_mlp(seed, H, N, drop):
 
     def loss(args):
         y, inputs = ops.mlp_forward(args["x"], args, "head", masks)
-        return (y * w).sum(), np.concatenate([relu.ravel() > 0 for relu in inputs[1:]])
+        return (y * w).sum(), [relu > 0 for relu in inputs[1:]]
 
     grads = {k: np.zeros_like(p) for k, p in params.items()}
     _, inputs = ops.mlp_forward(x, params, "head", masks)
     grads["x"] = ops.mlp_backward(w, inputs, params, grads, "head", masks)
-    assert_gradients(worst_errors(loss, {**params, "x": x}, grads, seed))
+    check_gradients(loss, {**params, "x": x}, grads, seed)
 
 
 @given(seeds, small, small)
@@ -93,9 +93,7 @@ def test_mse(seed, D, N):
     loss, cache = ops.mse_forward(y, target, 0.25)
     assert loss == pytest.approx(0.25 * sum((a - b) ** 2 for a, b in zip(y.ravel(), target.ravel())))
     grads = {"y": ops.mse_backward(cache)}
-    assert_gradients(
-        worst_errors(lambda a: (ops.mse_forward(a["y"], target, 0.25)[0], None), {"y": y}, grads, seed)
-    )
+    check_gradients(lambda a: ops.mse_forward(a["y"], target, 0.25)[0], {"y": y}, grads, seed)
 
 
 @given(seeds, st.integers(2, 5), small)
@@ -108,9 +106,9 @@ def test_softmax_cross_entropy(seed, C, N):
     grads = {"logits": ops.softmax_cross_entropy_backward(cache)}
 
     def f(a):
-        return ops.softmax_cross_entropy_forward(a["logits"], labels, 0.5)[0], None
+        return ops.softmax_cross_entropy_forward(a["logits"], labels, 0.5)[0]
 
-    assert_gradients(worst_errors(f, {"logits": logits}, grads, seed))
+    check_gradients(f, {"logits": logits}, grads, seed)
 
 
 def test_softmax_cross_entropy_of_huge_logits_is_finite():

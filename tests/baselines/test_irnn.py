@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import datasets
 from minaux.baselines import irnn
-from minaux.gradcheck import assert_gradients, worst_errors
+from minaux.gradcheck import check_gradients
 from minaux.initial import Sizes, init_params, parameter_shapes
 from minaux.model import draw
 from minaux.training import config
@@ -54,10 +54,10 @@ def test_gradients(seed, T, D, H, N, tokens, padded, K):
             h = np.maximum(h, 0)
         scores = p["classifier.W3"] @ h + p["classifier.b3"]
         logp = scores - np.log(np.exp(scores).sum(0))
-        return -logp[y, range(N)].sum() / (N + 1), np.concatenate([k.ravel() for k in kinks])
+        return -logp[y, range(N)].sum() / (N + 1), kinks
 
     assert float(result.losses["supervised"]) == pytest.approx(loss(params)[0], rel=1e-12)
-    assert_gradients(worst_errors(loss, params, result.grads, seed))
+    check_gradients(loss, params, result.grads, seed)
     assert result.grads.keys() == params.keys()
 
 

@@ -283,6 +283,7 @@ def test_a_failure_names_its_likely_cause():
     assert causes(lambda a: np.abs(a["w"]).sum(), 0 * w, 0 * w + 1).startswith("a kink may be near")
     rounded = (3 * w**2 * (1 + 2e-6)).astype(np.float32)
     assert causes(cube, w, rounded) == "the gradient is float32: compute it in float64"
+    assert causes(lambda a: 600.0, w, 0 * w + 1) == ""
     for mistake in 1.0005 * 3 * w**2, -3 * w**2, 0 * w, (1.0005 * 3 * w**2).astype(np.float32):
         assert causes(cube, w, mistake) == ""  # it is the gradient
 

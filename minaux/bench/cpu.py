@@ -20,11 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 import numpy as np
 from tqdm import tqdm
-
-import datasets
 
 from .. import model, windows
 from ..initial import LAYERS, encoder_widths
@@ -139,8 +138,9 @@ def new_run(case, threads, device="cpu", batches=2):
     given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
     given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": device, "quiet": True}
     cfg = config.build(given, threads)
+    task = types.SimpleNamespace(x_train=x, y_train=y, x_test=x[:1], y_test=y[:1], classes=CLASSES, tokens=None)
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
-        run = Run(cfg, datasets.Task(x, y, x[:1], y[:1], CLASSES), out)
+        run = Run(cfg, task, out)
         state = run.new_state()
     return run, state, lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, case.own)
 

@@ -15,10 +15,10 @@ try:
     from minaux import __version__
     from minaux.figures import analyses, plots
     from minaux.figures import export as exporting
-    from minaux.training import config
+    from minaux.training import config, evaluation, loop
     from minaux.training.checkpoint import RunDirectory, write_whole
     from minaux.training.config import CHOICES, UserError
-    from minaux.training.run import Run, Stopped
+    from minaux.training.run import new_state, saved_state, set_up
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing: first . .venv/bin/activate, or pip install -r requirements.txt")
 
@@ -228,16 +228,16 @@ def train(out, resume, **given):
         size = f"{cfg.size}-" if "size" in given else ""
         kind = cfg.aux if cfg.model == "lstm" else cfg.model
         out = out or os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
-    run = Run(*load_task(cfg), out, echo=tqdm.write)
-    state = run.saved_state() if resume else run.new_state()
+    run = set_up(*load_task(cfg), out, echo=tqdm.write)
+    state = saved_state(run) if resume else new_state(run)
     again = f"python cli.py train --resume --out {shlex.quote(out)}"
     try:
-        result = run.train(state)
+        result = loop.train(run, state)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UserError(f"{told(error)}; mend that, and go on from the last checkpoint with: {again}") from error
-    except Stopped:
+    except evaluation.Stopped:
         click.echo(f"\nstopped and saved at step {state.step}; go on with: {again}", err=True)
         sys.exit(130)
     except KeyboardInterrupt:
@@ -259,7 +259,7 @@ def evaluate(run, as_json, data_dir, device):
     """Test RUN's best weights again, on the test sequences it was set up with."""
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
-    result = Run(*load_task(cfg), run, device=device).evaluate_saved()
+    result = evaluation.evaluate_saved(set_up(*load_task(cfg), run, device=device))
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -391,7 +391,7 @@ def reconstruct(run, out, data_dir):
     """Draw true segments and what RUN's auxiliary decoder makes of them, or put them side by side as text."""
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
-    found = plots.reconstruction(Run(*load_task(cfg), run, device="cpu"))
+    found = plots.reconstruction(set_up(*load_task(cfg), run, device="cpu"))
     if isinstance(found, str) and out is None:
         click.echo(found)
         return

@@ -72,7 +72,7 @@ DRIVER = """
 import itertools, os, resource, signal, sys, threading
 import numpy as np
 import cli, datasets
-from minaux.training import checkpoint, evaluation, run
+from minaux.training import checkpoint, evaluation, loop, shards
 from minaux import model
 
 with np.load(sys.argv.pop(1)) as file:

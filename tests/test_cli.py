@@ -25,7 +25,7 @@ from datasets import Task, mnist
 from minaux import model
 from minaux.training import config
 from minaux.training.checkpoint import RunDirectory, digest
-from minaux.training.run import Run
+from minaux.training.run import set_up
 from tests.conftest import ROOT, SMALL, arrays, assert_same_arrays, assert_same_run, rows
 
 
@@ -227,15 +227,13 @@ def test_ctrl_c_while_nothing_runs_yet(invoke, monkeypatch, tmp_path):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minaux.training.run.Run.new_state", interrupted)
+    monkeypatch.setattr("cli.new_state", interrupted)
     ended = invoke("train", *SMALL, "--out", tmp_path / "run")
     assert ended.status == 130 and ended.stderr.strip() == "stopped"
 
 
 def test_a_longer_run_takes_the_shorter_ones_result_away(invoke, run, sabotage):
-    ended = sabotage(
-        "at_call(1, run.Run, 'train_step', interrupt)", "train", "--resume", "--epochs", 2, "--out", run
-    )
+    ended = sabotage("at_call(1, loop, 'train_step', interrupt)", "train", "--resume", "--epochs", 2, "--out", run)
     assert ended.status == 130 and not (run / "result.json").exists()
     assert any(row.get("split") == "test" for row in rows(run))  # its row stays
     refused(invoke("train", "--resume", "--epochs", 1, "--out", run), "--epochs: 1 is less than the 2")
@@ -247,16 +245,16 @@ def test_resume_may_repeat_the_options(invoke, run, finished):
     assert_same_arrays(run, finished)
 
 
-IN_AN_EPOCH = "at_call(11, run.Run, 'train_step', interrupt)"
+IN_AN_EPOCH = "at_call(11, loop, 'train_step', interrupt)"
 INTERRUPTS = {  # and the step of the checkpoint that stays
     "in an epoch": (IN_AN_EPOCH, 11),
-    "at an epoch's end": ("at_call(12, run.Run, 'train_step', interrupt)", 12),
+    "at an epoch's end": ("at_call(12, loop, 'train_step', interrupt)", 12),
     "in validation": (
-        "at_call(2, run.Run, 'validate', lambda: at_call(1, evaluation, 'evaluate', interrupt))",
+        "at_call(2, evaluation, 'validate', lambda: at_call(1, evaluation, 'evaluate', interrupt))",
         24,
     ),
-    "in the test": ("at_call(1, run.Run, 'test', lambda: at_call(1, evaluation, 'evaluate', interrupt))", 24),
-    "twice": ("at_call(18, run.Run, 'train_step', lambda: (interrupt(), interrupt()))", 12),
+    "in the test": ("at_call(1, evaluation, 'test', lambda: at_call(1, evaluation, 'evaluate', interrupt))", 24),
+    "twice": ("at_call(18, loop, 'train_step', lambda: (interrupt(), interrupt()))", 12),
 }
 
 
@@ -343,7 +341,7 @@ def test_preset_and_size_on_the_command_line(invoke, tmp_path):
 def test_splits(tmp_path, given, trained, validated, tested):
     x = np.zeros((60000, 4, 1), "uint8")
     task = Task(x, np.zeros(60000, int), x[:10000], np.zeros(10000, int), classes=10)
-    runs = [Run(config.build({"task": "mnist", "seed": seed, **given}, 1), task, tmp_path) for seed in (0, 1)]
+    runs = [set_up(config.build({"task": "mnist", "seed": seed, **given}, 1), task, tmp_path) for seed in (0, 1)]
     train, valid, test = runs[0].train_rows, runs[0].valid_rows, runs[0].test_rows
     assert (len(train), len(valid), len(test)) == (trained, validated, tested)
     assert len(np.union1d(train, valid)) == trained + validated

@@ -29,7 +29,8 @@ from .. import model, windows
 from ..initial import LAYERS, encoder_widths
 from ..lstm import lstm_advance, lstm_backward, lstm_forward
 from ..training import config, shards
-from ..training.run import Run
+from ..training.loop import train_step
+from ..training.run import new_state, set_up
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CLASSES = 10
@@ -140,22 +141,22 @@ def new_run(case, threads, device="cpu", batches=2):
     cfg = config.build(given, threads)
     task = types.SimpleNamespace(x_train=x, y_train=y, x_test=x[:1], y_test=y[:1], classes=CLASSES, tokens=None)
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
-        run = Run(cfg, task, out)
-        state = run.new_state()
+        run = set_up(cfg, task, out)
+        state = new_state(run)
     return run, state, lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, case.own)
 
 
 @contextlib.contextmanager
 def our_step(case, threads):
     run, state, draws = new_run(case, threads)
-    with run.working():
+    with run.open_shards() as split:
 
         def step():
             count = operations(case, draws(state.step))
-            run.train_step(state)
+            train_step(run, split, state)
             return count
 
-        yield step, lambda: peaks(run.workers, threads)
+        yield step, lambda: peaks(split.workers, threads)
 
 
 @contextlib.contextmanager

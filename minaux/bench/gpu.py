@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .. import arrays, lstm
 from ..gpu import kernels
 from ..training.config import UserError
+from ..training.loop import train_step
 from . import cpu
 from .cpu import Case
 
@@ -140,9 +141,9 @@ def measure(xp, case, rounds):
             yield {**row, "of_copy": rate, "speedup": statistics.median(t[path] / t["ours"] for t in times)}
         return
     run, state, draws = cpu.new_run(case, 1, "gpu", STEPS)
-    with run.working():
+    with run.open_shards() as shards:
         counts = [cpu.operations(case, draws(step)) for step in range(STEPS)]
-        times = rounds_of(xp, {"ours": lambda: [run.train_step(state) for _ in range(STEPS)]}, rounds)
+        times = rounds_of(xp, {"ours": lambda: [train_step(run, shards, state) for _ in range(STEPS)]}, rounds)
     yield row_of(case, "ours", times, float(np.mean(counts)), STEPS)
 
 

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from ..training import config
+from ..training import config, evaluation
 from ..training.checkpoint import write_whole
 from ..training.config import UserError
 
@@ -239,7 +239,7 @@ def reconstruction(run, n=6):
     a figure, or for tokens a text. Raises UserError if the run has no auxiliary loss."""
     from matplotlib.figure import Figure
 
-    x, answers = run.answers(n)  # [n, T, D]; ("r" or "p", first step, [n, ., D]) each; tokens without D
+    x, answers = evaluation.answers(run, n)  # [n, T, D]; ("r" or "p", first step, [n, ., D]) each; tokens without D
     if run.task.tokens:
         return texts(x, answers, run.task.tokens)
     answers = answers[:4]  # anchors

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..arrays import array_module
+from ..arrays import ORDER, rng
 
 POOL = 50  # batches whose sequences are sorted by length together
 
@@ -31,6 +31,23 @@ def scaled(x, dtype):
     return numbers
 
 
+class Shuffled:
+    """The training sequences in batches, `size` to each, in a new order every epoch."""
+
+    def __init__(self, seed, train_rows, lengths, size):
+        self.seed, self.train_rows, self.lengths, self.size = seed, train_rows, lengths, size
+        self.steps_per_epoch = -(-len(train_rows) // size)
+        self.last = None, []  # the epoch asked for last, and its batches
+
+    def rows(self, step):
+        """The rows of the batch of `step`, counted from the run's first."""
+        epoch, i = divmod(step, self.steps_per_epoch)
+        if epoch != self.last[0]:
+            order = rng(self.seed, ORDER, epoch)
+            self.last = epoch, of_an_epoch(order, self.train_rows, self.lengths, self.size)
+        return self.last[1][i]
+
+
 def of_an_epoch(rng, rows, lengths, size):
     """The rows of each batch of an epoch: `rows` in a new order, `size` at a time, the last ones together.
 
@@ -54,23 +71,3 @@ def take(x, rows):
     for n, i in enumerate(rows):
         out[n, T - len(x[i]) :] = x[i]
     return out
-
-
-def on_shard(function, params, x, y, draws, dtype, padding, options):
-    """function(params, x, y, draws, **options) on one shard: x `[n, T, D]` or `[n, T]` on the host becomes
-    `[T, D, n]` numbers or `[T, n]` tokens on the device of `params`; `padding [n]` (or None) is how many steps
-    at the front are none of the sequence's."""
-    xp = array_module(next(iter(params.values())))
-    steps = x.swapaxes(0, 1)  # [T, n, D] or [T, n], which is how they lie on a GPU
-    if x.ndim == 3 and xp is np:
-        steps = steps.swapaxes(1, 2)  # [T, D, n]
-    steps = xp.asarray(np.ascontiguousarray(steps))  # while they are bytes
-    steps = scaled(steps, dtype) if x.ndim == 3 else steps.astype("int64")
-    if x.ndim == 3 and xp is not np:
-        steps = steps.swapaxes(1, 2)
-    if padding is not None:
-        options = {**options, "mask": xp.asarray((np.arange(len(steps))[:, None] >= padding).astype(dtype))}
-    masks = {name: xp.asarray(mask) for name, mask in draws.masks.items()}
-    draws = draws._replace(masks=masks, truth=None if draws.truth is None else xp.asarray(draws.truth))
-    with np.errstate(over="ignore", invalid="ignore"):  # as in `Run.working`: this may be another process
-        return function(params, steps, None if y is None else xp.asarray(y), draws, **options)

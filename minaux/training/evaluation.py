@@ -1,12 +1,25 @@
-"""Accuracy, and the auxiliary report: whether an auxiliary loss shows memory."""
+"""Accuracy, and the auxiliary report: whether an auxiliary loss shows memory. First of a shard, then of a run."""
 
-from ..arrays import array_module
+import numpy as np
+from tqdm import tqdm
+
+from ..arrays import array_module, to_host
 from ..auxiliary import predict, reconstruct
-from ..model import main_forward
+from ..model import draw, main_forward
 from ..ops import mlp_forward, mse_forward, softmax_cross_entropy_forward
 from ..windows import kept_spans
+from . import batches, report
+from .config import UserError
+from .run import load
 
 WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the memory does
+
+
+class Stopped(Exception):
+    """Ctrl-C, noticed between two batches; everything is saved."""
+
+
+# --- of a shard, on its device ---
 
 
 def evaluate(params, x, y, draws, mean=None, mask=None, logits=None):
@@ -82,3 +95,105 @@ def baselines(x, first, last, mean, scale):
     targets, position_mean = x[first : last + 1], mean[first : last + 1, :, None]
     guesses = {"constant": mean.mean(0)[:, None], "position_mean": position_mean, "copy": x[first - 1 : last]}
     return {name: mse_forward(guess, targets, scale)[0] for name, guess in guesses.items()}
+
+
+# --- of a run ---
+
+
+def evaluate_rows(run, shards, params, x, y, rows, stop=None):
+    """Accuracy, supervised loss and the auxiliary report on these `rows` of x and y, shortest first.
+
+    The anchors are the same in every evaluation. Raises Stopped once the Event `stop` is set.
+    """
+    cfg, sums, lengths = run.cfg, {}, batches.lengths_of(x)
+    order = rows[np.argsort(lengths[rows], kind="stable")]
+    logits = getattr(run.model, "logits", None)
+    starts = range(0, len(order), cfg.batch_size)
+    for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
+        if stop is not None and stop.is_set():
+            raise Stopped
+        some = order[start : start + cfg.batch_size]
+        inputs = batches.take(x, some)
+        draws = draw_for(run, number, inputs, lengths[some])
+        batch = params, inputs, y[some], draws, lengths[some]
+        for part in shards.each(evaluate, *batch, mean=run.mean, logits=logits):
+            for name, value in part.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+    counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all
+    means = {name: value / counts.get(name, len(rows)) for name, value in sums.items()}
+    return {"accuracy": means.pop("correct"), **means}
+
+
+def draw_for(run, number, x, lengths):
+    """The Draws of an evaluation's batch x `[N, T, D]` or `[N, T]`."""
+    cfg = run.cfg
+    size = cfg.anchors, cfg.aux_length, x.shape[1], len(x), run.shapes
+    return draw(cfg.seed, number, cfg.aux, *size, shortest=lengths.min(), evaluation=True)
+
+
+def evaluate_and_tell(run, shards, state, params, split, stop):
+    """`evaluate_rows` on a split, as a row of metrics.jsonl and in words."""
+    result = evaluate_rows(run, shards, params, *run.sequences(split), stop)
+    if not np.isfinite(list(result.values())).all():
+        raise run.diverged(f"the {split} loss is not finite at step {state.step}")
+    # A run that is resumed may evaluate again at the same step.
+    run.directory.drop_rows(lambda row: (row.get("split"), row["step"]) == (split, state.step))
+    run.write_row(state, kind="eval", split=split, **result)
+    if not run.cfg.quiet:
+        phase = "pretraining" if state.step <= run.pretrain_steps else "joint training"
+        step = state.best_step if split == "test" and state.best else state.step
+        run.echo(report.evaluation(split, step, phase, result))
+    return result
+
+
+def validate(run, shards, state, stop):
+    """Validate, and keep the weights if they are the best so far (in joint training)."""
+    accuracy = evaluate_and_tell(run, shards, state, state.params, "valid", stop)["accuracy"]
+    if state.step > run.pretrain_steps and (state.best is None or accuracy > state.best_accuracy):
+        state.best_accuracy, state.best_step = accuracy, state.step
+        state.best = {name: w.copy() for name, w in state.params.items()}
+
+
+def test(run, shards, state, stop):
+    """Test the best weights (the last ones, without validation). Returns what goes into result.json."""
+    accuracy = evaluate_and_tell(run, shards, state, state.best or state.params, "test", stop)["accuracy"]
+    return {
+        **{name: getattr(run.cfg, name) for name in ("task", "model", "aux", "bptt", "seed")},
+        "test_accuracy": accuracy,
+        "test_examples": len(run.test_rows),
+        "valid_accuracy": state.best_accuracy,
+        "epochs": max(state.step - run.pretrain_steps, 0) // run.steps_per_epoch,
+        "steps": state.step,
+        "parameters": run.parameters,
+        "elapsed_s": round(state.elapsed_s, 1),
+        "device": run.device,
+        "complete": state.step >= run.total_steps,
+    }
+
+
+def evaluate_saved(run):
+    """Test the checkpoint's best weights; writes nothing."""
+    state = load(run)
+    with run.open_shards() as shards:
+        result = evaluate_rows(run, shards, state.best or state.params, *run.sequences("test"))
+    step = state.best_step if state.best else state.step
+    accuracy, examples = result.pop("accuracy"), len(run.test_rows)
+    return {"test_accuracy": accuracy, "test_examples": examples, "step": step, **result}
+
+
+def answers(run, n):
+    """The first n test sequences, and what the auxiliary heads of the checkpoint's best weights answer on them, for
+    `reconstruction` to draw. Raises UserError if there is no auxiliary loss."""
+    if run.cfg.aux == "none":
+        raise UserError(f"{run.directory.path} has no auxiliary loss: there is nothing to reconstruct")
+    state, tokens = load(run), run.task.tokens
+    rows = run.test_rows[:n]
+    x, lengths = batches.take(run.task.x_test, rows), batches.lengths_of(run.task.x_test)[rows]
+    draws = draw_for(run, 0, x, lengths)
+    with run.open_shards() as shards:
+        found = shards.each(outputs, state.best or state.params, x, None, draws, lengths)
+    joined = []
+    for parts in zip(*found):
+        y = np.concatenate([to_host(part[2]) for part in parts], axis=-1)  # [., D, n]
+        joined.append((*parts[0][:2], np.moveaxis(y.argmax(1) if tokens else y, -1, 0)))
+    return x if tokens else batches.scaled(x, run.cfg.dtype), joined

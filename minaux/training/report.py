@@ -1,8 +1,5 @@
 """What a person reads while a run goes on."""
 
-import time
-
-from ..arrays import wait_for
 from ..windows import direct_credit, fit_length
 
 
@@ -23,7 +20,7 @@ def introduction(run, state):
     todo = run.total_steps - state.step
     shortest = min(run.lengths)
     lines = [
-        f"{model} on {cfg.task}: {run.parameters():,} parameters, "
+        f"{model} on {cfg.task}: {run.parameters:,} parameters, "
         f"{run.T if shortest == run.T else f'{shortest} to {run.T}'} steps a sequence",
         f"{len(run.train_rows):,} training, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
     ]
@@ -72,24 +69,3 @@ def evaluation(split, step, phase, report):
             ]
             lines.append(f"    {kind} {report[f'{kind}_loss']:.4f}: " + ", ".join(others))
     return "\n".join(lines)
-
-
-def estimate(run, state):
-    """Seconds that the rest of the run should take, from a trial batch of each kind."""
-    seconds, rows = 0.0, run.test_rows[: run.cfg.batch_size]
-    run.loss_and_grads(state, state.step)  # the first batch is slower: it makes the arrays
-    for begin, end in (0, run.pretrain_steps), (run.pretrain_steps, run.total_steps):
-        if state.step < end and not run.stop:
-            begin = max(begin, state.step)
-            seconds += (end - begin) * elapsed(run, run.loss_and_grads, state, begin)
-    batch = elapsed(run, run.evaluate, state.params, run.task.x_test, run.task.y_test, rows)
-    epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
-    return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size
-
-
-def elapsed(run, work, *args):
-    wait_for(run.xp)
-    began = time.monotonic()
-    work(*args)
-    wait_for(run.xp)
-    return time.monotonic() - began

@@ -11,7 +11,8 @@ from minaux.gradcheck import check_gradients
 from minaux.initial import Sizes, init_params, parameter_shapes
 from minaux.model import draw
 from minaux.training import config
-from minaux.training.run import Run
+from minaux.training.loop import train
+from minaux.training.run import new_state, set_up
 from tests.conftest import tiny
 from tests.strategies import padding, random_batch, seeds, small, steps
 
@@ -81,8 +82,8 @@ def test_it_learns(tmp_path):
     x = r.integers(0, 60, (120, 12, 1)) + 80 * y[:, None, None]
     task = datasets.Task(x.astype(np.uint8), y, x.astype(np.uint8), y, classes=3)
     given = {"task": "mnist", "model": "irnn", "hidden": 16, "bptt": "full", "epochs": 30, "batch_size": 20}
-    run = Run(config.build({**given, "valid": 0, "threads": 2, "quiet": True}, 2), task, tmp_path / "run")
-    result = run.train(run.new_state())
+    run = set_up(config.build({**given, "valid": 0, "threads": 2, "quiet": True}, 2), task, tmp_path / "run")
+    result = train(run, new_state(run))
     assert result["model"] == "irnn" and result["test_accuracy"] > 0.9
 
 

@@ -17,7 +17,8 @@ from minaux.initial import HEADS, LAYERS, Sizes, encoder_widths, init_params, pa
 from minaux.model import draw
 from minaux.training import config
 from minaux.training.config import UserError
-from minaux.training.run import Run
+from minaux.training.loop import train
+from minaux.training.run import new_state, set_up
 from tests.conftest import assert_same_arrays
 from tests.gpu import standin
 from tests.strategies import padding, random_batch, seeds, small
@@ -332,8 +333,8 @@ def test_it_learns(tmp_path):
     task = datasets.Task(x.astype(np.uint8), y, x.astype(np.uint8), y, classes=2)
     given = {"task": "mnist", "model": "transformer", "hidden": 16, "dropconnect": 0.0, "lr": 3e-3, "epochs": 30}
     given |= {"batch_size": 20, "valid": 0, "threads": 2, "quiet": True}
-    run = Run(config.build(given, 2), task, tmp_path / "run")
-    result = run.train(run.new_state())
+    run = set_up(config.build(given, 2), task, tmp_path / "run")
+    result = train(run, new_state(run))
     assert (result["model"], result["bptt"]) == ("transformer", "full") and result["test_accuracy"] > 0.9
 
 

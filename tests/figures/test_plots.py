@@ -10,9 +10,9 @@ from PIL import Image
 import datasets
 from minaux.figures import plots
 from minaux.model import draw
-from minaux.training import config
+from minaux.training import config, evaluation
 from minaux.training.evaluation import evaluate
-from minaux.training.run import Run
+from minaux.training.run import new_state, set_up
 from tests.conftest import SMALL, tiny
 
 
@@ -197,9 +197,9 @@ def test_answers_are_those_of_the_heads_at_the_evaluation_s_anchors(tmp_path):
     task = datasets.Task(x, r.integers(0, 3, 12), x, r.integers(0, 3, 12), classes=3, order=np.arange(9))
     given = {"task": "mnist", "aux": "rp", "hidden": 4, "bptt": 5, "aux_length": 4, "epochs": 0, "quiet": True}
     cfg = config.build({**given, "pretrain_epochs": 0, "threads": 2, "dtype": "float64"}, 2)
-    run = Run(cfg, task, tmp_path / "run")
-    state = run.new_state()
-    shown, answers = run.answers(5)
+    run = set_up(cfg, task, tmp_path / "run")
+    state = new_state(run)
+    shown, answers = evaluation.answers(run, 5)
     assert (shown == x[:5] / 255).all() and [kind for kind, *_ in answers] == ["r", "p"]
     draws = draw(0, 0, "rp", 1, 4, 9, 5, run.shapes, evaluation=True)
     [a], [b] = draws.r_anchors, draws.p_anchors

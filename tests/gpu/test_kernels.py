@@ -13,9 +13,9 @@ from minaux import lstm
 from minaux.gpu import kernels
 from minaux.initial import Sizes, parameter_shapes
 from minaux.model import draw, loss_and_grads
-from minaux.training import config
+from minaux.training import config, loop
 from minaux.training.evaluation import evaluate
-from minaux.training.run import Run
+from minaux.training.run import new_state, set_up
 from tests.conftest import arrays, rows
 from tests.gpu import standin
 from tests.strategies import padding, random_batch
@@ -182,19 +182,18 @@ def test_a_run_on_the_gpu_is_that_on_the_cpu_and_does_not_wait_for_every_batch(x
     task = datasets.Task(x, y, x, y, classes=3)
     given = {"task": "mnist", "aux": "rp", "hidden": 5, "bptt": 5, "aux_length": 4, "pretrain_epochs": 1}
     given |= {"epochs": 1, "batch_size": 6, "valid": 10, "quiet": True, "threads": 1}
-    found, returned = {}, []
+    found, returned, step = {}, [], loop.train_step
+
+    def spied(*args):
+        before = len(standin.transfers)
+        row, n = step(*args)
+        returned.append((row is None, len(standin.transfers) - before))
+        return row, n
+
+    monkeypatch.setattr(loop, "train_step", spied)
     for device in "gpu", "cpu":
-        run = Run(config.build({**given, "device": device}, 1), task, tmp_path / device)
-        step = run.train_step
-
-        def spied(state, step=step):
-            before = len(standin.transfers)
-            row, n = step(state)
-            returned.append((row is None, len(standin.transfers) - before))
-            return row, n
-
-        run.train_step = spied
-        found[device] = run.train(run.new_state()), rows(tmp_path / device), arrays(tmp_path / device)
+        run = set_up(config.build({**given, "device": device}, 1), task, tmp_path / device)
+        found[device] = loop.train(run, new_state(run)), rows(tmp_path / device), arrays(tmp_path / device)
         if device == "gpu":
             assert [waited for free, waited in returned if free] == [0] * 18  # rows at steps 10 and 20
             returned.clear()

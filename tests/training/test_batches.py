@@ -1,5 +1,8 @@
 """Batches of sequences of unlike lengths: what is in them, and that padding changes nothing."""
 
+import dataclasses
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +10,10 @@ from hypothesis import strategies as st
 
 from datasets import Task
 from minaux.training import batches, config
-from minaux.training.run import Run
+from minaux.training.evaluation import evaluate_rows
+from minaux.training.loop import loss_and_grads, train
+from minaux.training.run import new_state, saved_state, set_up
+from minaux.training.shards import Shards
 from tests.strategies import seeds
 
 
@@ -20,7 +26,7 @@ def token_run(out, x, seed=0, **given):
     y = np.random.default_rng(seed).integers(0, 3, len(x))
     defaults = {"task": "npz", "aux": "rp", "hidden": 4, "bptt": 5, "aux_bptt": 4, "aux_length": 6, "epochs": 1}
     defaults |= {"pretrain_epochs": 0, "dtype": "float64", "threads": 1, "valid": 0, "quiet": True, "batch_size": 8}
-    return Run(config.build({**defaults, **given}, cores=1), Task(x, y, x, y, classes=3, tokens=5), out)
+    return set_up(config.build({**defaults, **given}, cores=1), Task(x, y, x, y, classes=3, tokens=5), out)
 
 
 def test_short_sequences_get_zeros_in_front():
@@ -68,19 +74,18 @@ def test_padding_changes_nothing(tmp_path_factory, seed, n, aux):
     anchors counted from the end."""
     x = texts(n, 14, seed, shortest=4)
     run = token_run(tmp_path_factory.mktemp("run") / "run", x, aux=aux, feed_start=0.5, feed_end=0.5)
-    state = run.new_state()
-    T, seen = max(map(len, x)), []
+    state = new_state(run)
+    T, seen, each = max(map(len, x)), [], Shards.each
 
-    def spy(function, params, inputs, y, draws, lengths, **options):
+    def spy(shards, function, params, inputs, y, draws, lengths, **options):
         seen.append((function, params, inputs, y, draws, options))
-        return type(run).in_shards(run, function, params, inputs, y, draws, lengths, **options)
+        return each(shards, function, params, inputs, y, draws, lengths, **options)
 
-    run.in_shards = spy
-    with run.working():
-        losses, grads, _, _ = run.loss_and_grads(state, 0)
+    with mock.patch.object(Shards, "each", spy), run.open_shards() as shards:
+        losses, grads, _, _ = loss_and_grads(run, shards, state.params, 0)
         function, params, inputs, y, draws, options = seen[0]
         alone = []
-        for column, row in enumerate(run.epoch[1][0]):
+        for column, row in enumerate(run.shuffled.rows(0)):
             start = T - len(x[row])
             mine = draws._replace(
                 r_anchors=[a - start for a in draws.r_anchors],
@@ -100,9 +105,9 @@ def test_shards_of_a_padded_batch_add_up_to_it(tmp_path, threads):
     found = []
     for shards in (1, threads):
         run = token_run(tmp_path / f"{shards} of {threads}", texts(8, 20), threads=shards)
-        state = run.new_state()
-        with run.working():
-            found.append(run.loss_and_grads(state, 0)[1])
+        state = new_state(run)
+        with run.open_shards() as shards:
+            found.append(loss_and_grads(run, shards, state.params, 0)[1])
     for name, grad in found[0].items():
         np.testing.assert_allclose(found[1][name], grad, rtol=1e-9, atol=1e-12)
 
@@ -116,11 +121,11 @@ def test_texts_are_learned_and_their_auxiliary_losses_fall(tmp_path):
         for label, length in zip(y, r.integers(5, 30, 60))
     ]
     run = token_run(tmp_path / "run", x, epochs=15, pretrain_epochs=2, lr=0.01, hidden=8, dropconnect=0.0, bptt=30)
-    run.task = run.task._replace(y_train=y, y_test=y)
-    result = run.train(run.new_state())
+    run = dataclasses.replace(run, task=run.task._replace(y_train=y, y_test=y))
+    result = train(run, new_state(run))
     assert result["test_accuracy"] > 0.9
-    with run.working():
-        report = run.evaluate(run.saved_state().params, run.task.x_test, run.task.y_test, run.test_rows)
+    with run.open_shards() as shards:
+        report = evaluate_rows(run, shards, saved_state(run).params, *run.sequences("test"))
     assert report["p_loss"] < report["p_constant"] and report["r_constant"] > 0
 
 
@@ -128,18 +133,18 @@ def test_an_evaluation_of_texts_does_not_depend_on_the_batches(tmp_path):
     x, found = texts(20, 30), []
     for size in 3, 20:
         run = token_run(tmp_path / str(size), x, aux="none", batch_size=size)
-        state = run.new_state()
-        with run.working():
-            found.append(run.evaluate(state.params, x, run.task.y_test, np.arange(20)))
+        state = new_state(run)
+        with run.open_shards() as shards:
+            found.append(evaluate_rows(run, shards, state.params, x, run.task.y_test, np.arange(20)))
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_floats_are_taken_as_they_are(tmp_path):
     x = np.random.default_rng(0).standard_normal((6, 5, 2)).astype("float32")
-    run = Run(
+    run = set_up(
         config.build({"task": "npz", "epochs": 1, "bptt": 5, "valid": 0, "quiet": True}, 1),
         Task(x, np.zeros(6, int), x, np.zeros(6, int), classes=2),
         tmp_path / "run",
     )
     np.testing.assert_allclose(run.mean, x.mean(0), rtol=1e-5)
-    assert run.train(run.new_state())["complete"]
+    assert train(run, new_state(run))["complete"]

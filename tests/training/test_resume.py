@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from minaux.training import run as run_module
+from minaux.training import loop
 from minaux.training.checkpoint import digest
 from tests.conftest import SMALL, arrays, assert_same_run, rows
 
@@ -16,7 +16,7 @@ from tests.conftest import SMALL, arrays, assert_same_run, rows
 # With this seed the best validation accuracy is above 0 and comes first, so that a run that forgot it would show.
 RUN = [*SMALL, *"--aux rp --limit-train 23 --batch-size 4 --epochs 2 --feed-start 0.3 --seed 1 --quiet".split()]
 FILES = ["checkpoint.npz", "config.json", "metrics.jsonl", "result.json"]
-SAVE_EVERY_STEP = "run.SAVE_EVERY_S = 0; "
+SAVE_EVERY_STEP = "loop.SAVE_EVERY_S = 0; "
 
 # Files are written in this order: config.json, the step-0 checkpoint, those of epochs 1, 2, 3, result.json.
 KILLS = {
@@ -30,13 +30,13 @@ KILLS = {
     "after a checkpoint": "at_call(4, os, 'replace', kill, after=True)",
     "between a row and its checkpoint": "at_call(4, checkpoint.RunDirectory, 'save', kill)",
     "half a row": "in_write(3, 'metrics.jsonl')",
-    "in an epoch": "at_call(8, run.Run, 'train_step', kill)",
-    "in an epoch, after a timed checkpoint": SAVE_EVERY_STEP + "at_call(8, run.Run, 'train_step', kill)",
+    "in an epoch": "at_call(8, loop, 'train_step', kill)",
+    "in an epoch, after a timed checkpoint": SAVE_EVERY_STEP + "at_call(8, loop, 'train_step', kill)",
     "in an epoch, in a timed checkpoint": SAVE_EVERY_STEP + "in_write(9, 'checkpoint.npz')",
-    "in validation": "at_call(2, run.Run, 'validate', lambda: at_call(2, run.Run, 'in_shards', kill))",
-    "after validation": "at_call(2, run.Run, 'validate', kill, after=True)",
-    "in the test": "at_call(1, run.Run, 'test', lambda: at_call(2, run.Run, 'in_shards', kill))",
-    "after the test": "at_call(1, run.Run, 'test', kill, after=True)",
+    "in validation": "at_call(2, evaluation, 'validate', lambda: at_call(2, shards.Shards, 'each', kill))",
+    "after validation": "at_call(2, evaluation, 'validate', kill, after=True)",
+    "in the test": "at_call(1, evaluation, 'test', lambda: at_call(2, shards.Shards, 'each', kill))",
+    "after the test": "at_call(1, evaluation, 'test', kill, after=True)",
     "result.json, half written": "in_write(1, 'result.json')",
 }
 
@@ -88,9 +88,9 @@ def test_killed_while_it_resumes(invoke, sabotage, uninterrupted, tmp_path, code
 
 def test_interrupted_before_validation_then_killed_after_it(invoke, sabotage, uninterrupted, tmp_path):
     """Ctrl-C at an epoch's end saves that the validation is still due; its row must not stand there twice."""
-    ended = sabotage("at_call(5, run.Run, 'train_step', interrupt)", *again(tmp_path, 1))
+    ended = sabotage("at_call(5, loop, 'train_step', interrupt)", *again(tmp_path, 1))
     assert ended.status == 130
-    ended = sabotage("at_call(1, run.Run, 'validate', kill, after=True)", *again(tmp_path, 1))
+    ended = sabotage("at_call(1, evaluation, 'validate', kill, after=True)", *again(tmp_path, 1))
     assert ended.status == -signal.SIGKILL
     assert invoke(*again(tmp_path, 1)).status == 0
     assert_same_run(tmp_path, uninterrupted[1])
@@ -102,7 +102,7 @@ def test_killed_at_random_times(invoke, sabotage, uninterrupted, tmp_path, threa
     draw, ends = random.Random(threads), []
     for _ in range(5):
         save = draw.choice(["", SAVE_EVERY_STEP])
-        code = f"{save}at_call(1, run.Run, 'train', lambda: kill_after({draw.uniform(0, 0.06)}))"
+        code = f"{save}at_call(1, loop, 'train', lambda: kill_after({draw.uniform(0, 0.06)}))"
         ends.append(sabotage(code, *again(tmp_path, threads)).status)
         if ends[-1] == 0:  # it was faster
             break
@@ -132,7 +132,7 @@ def test_other_seed_other_bits(invoke, uninterrupted, tmp_path):
 def test_threads_do_not_change_what_is_drawn(invoke, monkeypatch, tmp_path):
     """Sums are rounded in another order, no more: the losses of step 1 and of the evaluations after it, with
     anchors of their own, agree closely."""
-    monkeypatch.setattr(run_module, "ROW_EVERY", 1)
+    monkeypatch.setattr(loop, "ROW_EVERY", 1)
     one_step = "--pretrain-epochs 0 --epochs 1 --limit-train 9 --valid 5 --feed-start 0.5 --lr 1e-6".split()
     found = {}
     for threads in 1, 2, 3:

@@ -16,7 +16,10 @@ from minaux.initial import init_params as initial_params
 from minaux.model import Draws
 from minaux.training import config, report
 from minaux.training.checkpoint import State
-from minaux.training.run import Run
+from minaux.training.evaluation import evaluate_rows
+from minaux.training.loop import loss_and_grads, train, train_step
+from minaux.training.run import Run, new_state, save, saved_state, set_up
+from minaux.training.shards import Shards
 
 
 def toy(n=20, T=6, seed=0):
@@ -52,16 +55,16 @@ def test_a_small_model_overfits_20_examples(aux, tmp_path):
         dropconnect=0.0,
         valid=0,
     )
-    run = Run(cfg, task, tmp_path / "run")
-    assert run.train(run.new_state())["test_accuracy"] == 1.0
+    run = set_up(cfg, task, tmp_path / "run")
+    assert train(run, new_state(run))["test_accuracy"] == 1.0
 
 
 def test_pretraining_leaves_the_classifier_and_its_averages_alone_and_trains_the_rest(tmp_path):
-    run = Run(options(aux="r", pretrain_epochs=1, epochs=1, valid=0), toy(), tmp_path / "run")
-    state = run.new_state()
+    run = set_up(options(aux="r", pretrain_epochs=1, epochs=1, valid=0), toy(), tmp_path / "run")
+    state = new_state(run)
     before = {name: w.copy() for name, w in state.params.items()}
-    with run.working():
-        row, n = run.train_step(state)
+    with run.open_shards() as shards:
+        row, n = train_step(run, shards, state)
     assert row["phase"] == "pretrain" and n == 20
     for name, w in state.params.items():
         trained = not name.startswith("classifier")
@@ -103,35 +106,35 @@ def test_schedules():
 
 @pytest.mark.parametrize(("pretrain", "fed"), [(2, [1, 0.75, 0.5, 0.25, 0, 0]), (0, [1, 0.75, 0.5, 0.25])])
 def test_feeding_fades_over_pretraining_or_over_all_steps_without_it(pretrain, fed, tmp_path, monkeypatch):
-    monkeypatch.setattr("minaux.training.run.ROW_EVERY", 1)
+    monkeypatch.setattr("minaux.training.loop.ROW_EVERY", 1)
     cfg = options(aux="r", pretrain_epochs=pretrain, epochs=2 if not pretrain else 1, valid=0, batch_size=10)
-    run = Run(cfg, toy(), tmp_path / "run")
-    run.train(run.new_state())
+    run = set_up(cfg, toy(), tmp_path / "run")
+    train(run, new_state(run))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["fed_truth"] for row in rows if row["kind"] == "train"] == pytest.approx(fed)
 
 
 def test_split_is_by_a_fixed_seed_and_keeps_the_last_partial_batch(tmp_path):
     task = toy(n=107)
-    run, other = (Run(options(seed=s, batch_size=10), task, tmp_path) for s in (0, 1))
+    run, other = (set_up(options(seed=s, batch_size=10), task, tmp_path) for s in (0, 1))
     assert len(run.valid_rows) == 10 and len(run.train_rows) == 97 and run.steps_per_epoch == 10
     assert sorted([*run.valid_rows, *run.train_rows]) == list(range(107))
     assert (run.valid_rows == other.valid_rows).all()
-    limited = Run(options(limit_train=50, limit_test=4), task, tmp_path)
+    limited = set_up(options(limit_train=50, limit_test=4), task, tmp_path)
     assert max([*limited.train_rows, *limited.valid_rows]) == 49
     assert len(limited.valid_rows) == 4 and len(limited.train_rows) == 45 and len(limited.test_rows) == 4
-    assert len(Run(options(valid=0), task, tmp_path).train_rows) == 107
+    assert len(set_up(options(valid=0), task, tmp_path).train_rows) == 107
 
 
 def test_a_limited_validation_takes_rows_from_everywhere(tmp_path):
     """The lowest ones would be of the first class, where the rows are sorted by class."""
-    valid = Run(options(valid=50, limit_test=10), toy(n=100), tmp_path).valid_rows
+    valid = set_up(options(valid=50, limit_test=10), toy(n=100), tmp_path).valid_rows
     assert len(valid) == 10 and (np.diff(valid) > 0).all() and valid.max() >= 50
 
 
 def test_a_run_goes_on_with_as_many_data_as_it_began_with(tmp_path):
-    run = Run(options(), toy(n=20), tmp_path)
-    state = run.new_state()
+    run = set_up(options(), toy(n=20), tmp_path)
+    state = new_state(run)
     saved = run.directory.read_config()
     assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None}
     for other, says in (
@@ -139,26 +142,26 @@ def test_a_run_goes_on_with_as_many_data_as_it_began_with(tmp_path):
         (toy()._replace(classes=4), "classes 4, not 3;"),
     ):
         with pytest.raises(config.UserError, match=f"the data differ from this run's: {says} check --data-dir"):
-            Run(saved, other, tmp_path)
+            set_up(saved, other, tmp_path)
     run.cfg.data = None  # as in a run from before they were noted
-    run.save(state)
+    save(run, state)
     known = {name: value for name, value in dataclasses.asdict(run.cfg).items() if name != "data"}
     run.directory.write_json("config.json", known)
-    assert Run(run.directory.read_config(), toy(n=20), tmp_path).saved_state().step == 0
+    assert saved_state(set_up(run.directory.read_config(), toy(n=20), tmp_path)).step == 0
 
 
-def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):
-    run = Run(options(batch_size=10, dropconnect=0.0), toy(n=107), tmp_path / "run")
-    state, seen = run.new_state(), []
+def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path, monkeypatch):
+    run = set_up(options(batch_size=10, dropconnect=0.0), toy(n=107), tmp_path / "run")
+    state, seen, each = new_state(run), [], Shards.each
 
-    def spy(function, params, x, *rest, **options):
+    def spy(shards, function, params, x, *rest, **options):
         seen.append(x[:, :, 0])
-        return original(function, params, x, *rest, **options)
+        return each(shards, function, params, x, *rest, **options)
 
-    original, run.in_shards = run.in_shards, spy
-    with run.working():
+    monkeypatch.setattr(Shards, "each", spy)
+    with run.open_shards() as shards:
         for step in range(20):
-            run.loss_and_grads(state, step)
+            loss_and_grads(run, shards, state.params, step)
     first, second = np.concatenate(seen[:10]), np.concatenate(seen[10:])
     assert (
         sorted(map(bytes, first))
@@ -181,7 +184,7 @@ def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path):
 def test_segments_that_the_shortest_sequence_shortens_are_told(lengths, aux_length, segments, targets, tmp_path):
     x, y = [np.zeros(n, np.uint8) for n in (*lengths, 9)], np.zeros(3, int)
     task = datasets.Task(x, y, [np.zeros(20, np.uint8)], y[:1], classes=2, tokens=4)
-    run = Run(options(aux="r", bptt=4, aux_length=aux_length), task, tmp_path)
+    run = set_up(options(aux="r", bptt=4, aux_length=aux_length), task, tmp_path)
     told = report.introduction(run, State({}, {})).splitlines()
     assert f"auxiliary loss: truncation 4, segments of {segments}" in told
     assert f"direct credit: r's gradient gets to the step that read the target for {targets}" in told
@@ -189,30 +192,30 @@ def test_segments_that_the_shortest_sequence_shortens_are_told(lengths, aux_leng
 
 def test_the_best_validation_weights_are_tested(tmp_path, monkeypatch):
     task = toy(n=60)
-    run = Run(options(epochs=4, lr=0.05), task, tmp_path / "run")
+    run = set_up(options(epochs=4, lr=0.05), task, tmp_path / "run")
     accuracies = iter([0.3, 0.9, 0.9, 0.1])
     weights, tested = [], []
 
-    def evaluate(params, x, y, rows):
+    def evaluate(run, shards, params, x, y, rows, stop):
         if rows is run.valid_rows:
             weights.append(params["main.Wh"].copy())
             return {"accuracy": next(accuracies), "loss_supervised": 1.0}
         tested.append(params["main.Wh"])
         return {"accuracy": 0.5, "loss_supervised": 1.0}
 
-    monkeypatch.setattr(run, "evaluate", evaluate)
-    result = run.train(run.new_state())
+    monkeypatch.setattr("minaux.training.evaluation.evaluate_rows", evaluate)
+    result = train(run, new_state(run))
     assert result["valid_accuracy"] == 0.9 and result["test_accuracy"] == 0.5
     assert (tested[0] == weights[1]).all() and (tested[0] != weights[3]).any()
 
 
 def test_without_validation_the_last_weights_are_tested(tmp_path):
-    run = Run(options(valid=0), toy(), tmp_path / "run")
-    state = run.new_state()
-    result = run.train(state)
+    run = set_up(options(valid=0), toy(), tmp_path / "run")
+    state = new_state(run)
+    result = train(run, state)
     assert state.best is None and result["valid_accuracy"] is None and result["complete"]
-    with run.working():
-        again = run.evaluate(state.params, run.task.x_test, run.task.y_test, run.test_rows)
+    with run.open_shards() as shards:
+        again = evaluate_rows(run, shards, state.params, *run.sequences("test"))
     assert result["test_accuracy"] == again["accuracy"]
 
 
@@ -221,10 +224,10 @@ def inputs(params, x, y, draws):
 
 
 def test_inputs_are_scaled_to_one_and_columns_are_sequences(tmp_path):
-    run = Run(options(threads=2), toy(n=5), tmp_path)
+    run = set_up(options(threads=2), toy(n=5), tmp_path)
     x, y, seen = run.task.x_train, run.task.y_train, []
-    with run.working():
-        seen = run.in_shards(inputs, {"w": np.zeros(1)}, x, y, Draws())
+    with run.open_shards() as shards:
+        seen = shards.each(inputs, {"w": np.zeros(1)}, x, y, Draws())
     assert [part[0].shape for part in seen] == [(6, 1, 2), (6, 1, 3)]
     assert all(part[0].flags.c_contiguous and part[0].dtype == np.float32 for part in seen)
     joined = np.concatenate([part[0] for part in seen], axis=2)
@@ -233,7 +236,7 @@ def test_inputs_are_scaled_to_one_and_columns_are_sequences(tmp_path):
 
 
 def test_the_mean_of_the_baselines_is_the_training_sets(tmp_path):
-    run = Run(options(), toy(n=50), tmp_path)
+    run = set_up(options(), toy(n=50), tmp_path)
     np.testing.assert_allclose(run.mean, run.task.x_train[run.train_rows].mean(0) / 255, rtol=1e-6)
 
 
@@ -254,25 +257,25 @@ def test_array_module_and_cpu_backend():
 
 def test_the_swap_gap_is_a_mean_over_the_sequences_that_have_a_neighbour(tmp_path, monkeypatch):
     """Three sequences in batches of two: the last one is alone, and has no gap."""
-    run = Run(options(aux="r", pretrain_epochs=1, batch_size=2), toy(n=30), tmp_path)
+    run = set_up(options(aux="r", pretrain_epochs=1, batch_size=2), toy(n=30), tmp_path)
 
     def sums(params, x, y, draws, mean, logits):
         gap = {"r_swap_gap": 0.5, "r_pairs": 2} if len(y) == 2 else {}
         return {"correct": 1, "loss_supervised": 3.0, "r_loss": len(y) * 0.1, **gap}
 
     monkeypatch.setattr("minaux.training.evaluation.evaluate", sums)
-    with run.working():
-        report = run.evaluate({"w": np.zeros(1)}, run.task.x_test, run.task.y_test, np.arange(3))
+    with run.open_shards() as shards:
+        report = evaluate_rows(run, shards, {"w": np.zeros(1)}, run.task.x_test, run.task.y_test, np.arange(3))
     assert report == pytest.approx({"accuracy": 2 / 3, "loss_supervised": 2.0, "r_loss": 0.1, "r_swap_gap": 0.25})
 
 
 def test_the_auxiliary_weight_scales_the_auxiliary_gradient_alone(tmp_path):
     norms = {}
     for weight in 0.0, 1.0, 2.0:
-        run = Run(options(aux="p", pretrain_epochs=0, aux_weight=weight), toy(), tmp_path / str(weight))
-        state = run.new_state()
-        with run.working():
-            _, _, row, _ = run.loss_and_grads(state, 0)
+        run = set_up(options(aux="p", pretrain_epochs=0, aux_weight=weight), toy(), tmp_path / str(weight))
+        state = new_state(run)
+        with run.open_shards() as shards:
+            _, _, row, _ = loss_and_grads(run, shards, state.params, 0)
         norms[weight] = row["grad_norm_auxiliary"]
         assert row["grad_norm_supervised"] > 0 and row["loss_auxiliary"] > 0
     assert norms[0.0] == 0 and norms[2.0] == pytest.approx(2 * norms[1.0], rel=1e-5) and norms[1.0] > 0
@@ -281,9 +284,9 @@ def test_the_auxiliary_weight_scales_the_auxiliary_gradient_alone(tmp_path):
 def test_pretraining_has_no_use_for_the_auxiliary_weight(tmp_path):
     grads = []
     for weight in 0.0, 1.0:
-        run = Run(options(aux="r", pretrain_epochs=1, aux_weight=weight), toy(), tmp_path / str(weight))
-        with run.working():
-            grads.append(run.loss_and_grads(run.new_state(), 0)[1])
+        run = set_up(options(aux="r", pretrain_epochs=1, aux_weight=weight), toy(), tmp_path / str(weight))
+        with run.open_shards() as shards:
+            grads.append(loss_and_grads(run, shards, new_state(run).params, 0)[1])
     assert all((grads[0][name] == grads[1][name]).all() for name in grads[0])
     assert grads[0]["main.Wh"].any()
 
@@ -294,48 +297,48 @@ def process(params, x, y, draws):
 
 
 def test_each_shard_has_a_process_with_one_blas_thread(tmp_path):
-    run = Run(options(threads=3), toy(), tmp_path)
-    with run.working():
+    run = set_up(options(threads=3), toy(), tmp_path)
+    with run.open_shards() as shards:
         for _ in range(2):  # the second time all of them are there
-            found = run.in_shards(process, {"w": np.zeros(1)}, run.task.x_test, run.task.y_test, Draws())
+            found = shards.each(process, {"w": np.zeros(1)}, run.task.x_test, run.task.y_test, Draws())
     pids, counts = zip(*found)
     assert len(set(pids)) == 3 and pids[0] == os.getpid()
     assert all(counts) and all(n == 1 for count in counts for n in count)
 
 
 def test_initial_weights_do_not_depend_on_the_number_of_blas_threads(tmp_path, monkeypatch):
-    run, seen = Run(options(), toy(), tmp_path / "run"), []
+    run, seen = set_up(options(), toy(), tmp_path / "run"), []
     monkeypatch.setattr(
         "minaux.initial.init_params", lambda *args: seen.extend(threadpool_info()) or initial_params(*args)
     )
-    run.new_state()
+    new_state(run)
     assert seen and all(pool["num_threads"] == 1 for pool in seen if pool["user_api"] == "blas")
 
 
-def test_evaluation_has_anchors_of_its_own_the_same_every_time(tmp_path):
-    run, seen = Run(options(aux="r", pretrain_epochs=1, batch_size=4), toy(T=40), tmp_path / "run"), []
-    state = run.new_state()
+def test_evaluation_has_anchors_of_its_own_the_same_every_time(tmp_path, monkeypatch):
+    run, seen = set_up(options(aux="r", pretrain_epochs=1, batch_size=4), toy(T=40), tmp_path / "run"), []
+    state, each = new_state(run), Shards.each
 
-    def spy(function, params, x, y, draws, lengths, **options):
+    def spy(shards, function, params, x, y, draws, lengths, **options):
         seen.append(draws.r_anchors)
-        return original(function, params, x, y, draws, lengths, **options)
+        return each(shards, function, params, x, y, draws, lengths, **options)
 
-    original, run.in_shards = run.in_shards, spy
-    with run.working():
+    monkeypatch.setattr(Shards, "each", spy)
+    with run.open_shards() as shards:
         for step in range(5):
-            run.loss_and_grads(state, step)
+            loss_and_grads(run, shards, state.params, step)
         for _ in range(2):
-            run.evaluate(state.params, run.task.x_test, run.task.y_test, run.test_rows)
+            evaluate_rows(run, shards, state.params, *run.sequences("test"))
     assert seen[5:10] == seen[10:15] != seen[:5]
 
 
 def test_speed_counts_the_sequences_of_a_partial_batch(tmp_path, monkeypatch):
-    run, rows = Run(options(valid=0, batch_size=19, epochs=1), toy(), tmp_path / "run"), []
+    run, rows = set_up(options(valid=0, batch_size=19, epochs=1), toy(), tmp_path / "run"), []
     clock = iter(range(1000))
-    monkeypatch.setattr("minaux.training.run.time.monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr("minaux.training.run.ROW_EVERY", 1)
-    monkeypatch.setattr(run, "write_row", lambda state, **row: rows.append(row))
-    run.train(run.new_state())
+    monkeypatch.setattr("minaux.training.loop.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("minaux.training.loop.ROW_EVERY", 1)
+    monkeypatch.setattr(Run, "write_row", lambda run, state, **row: rows.append(row))
+    train(run, new_state(run))
     assert [row["sequences_per_second"] for row in rows if row["kind"] == "train"] == [19, 1]
 
 
@@ -343,9 +346,9 @@ def test_a_run_that_makes_activations_again_has_the_same_bits(tmp_path):
     found = []
     for every in 0, 8:
         cfg = options(aux="rp", bptt="full", checkpoint_every=every, dtype="float64", valid=0)
-        run = Run(cfg, toy(T=20), tmp_path / f"{every}")
-        state = run.new_state()
-        run.train(state)
+        run = set_up(cfg, toy(T=20), tmp_path / f"{every}")
+        state = new_state(run)
+        train(run, state)
         found.append(state.params)
     assert all((w == found[1][name]).all() for name, w in found[0].items())
     with pytest.raises(config.UserError, match="--checkpoint-every: 12 is no multiple of 8"):

@@ -35,9 +35,7 @@ def gone(pid):
 
 def test_workers_end_when_their_run_is_killed(sabotage, tmp_path):
     write = f"open({str(tmp_path / 'pids')!r}, 'w').write(repr({PIDS}))"
-    sabotage(
-        f"at_call(5, run.Run, 'train_step', lambda: [{write}, kill()])", "train", *RUN, "--out", tmp_path / "run"
-    )
+    sabotage(f"at_call(5, loop, 'train_step', lambda: [{write}, kill()])", "train", *RUN, "--out", tmp_path / "run")
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().strip("[]").split(",")]
     deadline = time.monotonic() + 60
     while not all(map(gone, pids)) and time.monotonic() < deadline:
@@ -48,7 +46,7 @@ def test_workers_end_when_their_run_is_killed(sabotage, tmp_path):
 def test_a_worker_that_dies_costs_nothing_saved(sabotage, invoke, tmp_path):
     died, run = tmp_path / "died", tmp_path / "run"
     ended = sabotage(
-        f"at_call(15, run.Run, 'train_step', lambda: [os.kill(pid, 9) for pid in {PIDS}])",
+        f"at_call(15, loop, 'train_step', lambda: [os.kill(pid, 9) for pid in {PIDS}])",
         "train",
         *RUN,
         "--out",
@@ -67,7 +65,7 @@ def test_ctrl_c_goes_to_the_run_alone(sabotage, invoke, tmp_path, after):
     """As from a terminal: to the whole group of processes, before or after the first batch starts the workers."""
     stopped, run = tmp_path / "stopped", tmp_path / "run"
     act = f"lambda: os.killpg(0, signal.SIGINT), after={after}"
-    interrupt = f"os.setpgid(0, 0); at_call(1, run.Run, 'in_shards', {act})"
+    interrupt = f"os.setpgid(0, 0); at_call(1, shards.Shards, 'each', {act})"
     ended = sabotage(interrupt, "train", *RUN, "--out", stopped)
     assert ended.status == 130 and "Traceback" not in ended.stderr
     assert invoke("train", "--resume", "--quiet", "--out", stopped).status == 0

@@ -1,0 +1,174 @@
+"""Training. Pretraining minimises the auxiliary loss alone; then joint training minimises
+L_supervised + aux_weight · L_auxiliary."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import model, optim
+from ..arrays import wait_for
+from . import batches, evaluation, report
+from .evaluation import Stopped
+from .run import save
+
+ROW_EVERY, SAVE_EVERY_S = 10, 60
+
+
+def train(run, state):
+    """Train from `state` to the end or until the budget is spent, test, and write result.json.
+
+    Returns result.json's contents. Raises Stopped after Ctrl-C (with everything saved), UserError if
+    the loss is not finite.
+    """
+    with run.open_shards() as shards, listening() as stop:
+        if not run.cfg.quiet:
+            run.echo(report.introduction(run, state))
+            run.echo(f"this should take about {report.duration(estimate(run, shards, state, stop))}")
+        train_steps(run, shards, state, stop)
+        result = evaluation.test(run, shards, state, stop)
+        run.directory.write_json("result.json", result)
+        return result
+
+
+def train_steps(run, shards, state, stop):
+    """The loop: at an epoch's end validate, save when due, stop when asked or done, else train a batch."""
+    cfg, began, earlier = run.cfg, time.monotonic(), state.elapsed_s
+    saved, saved_at = (state.step, state.evaluated), began
+    sequences, seconds = 0, 0.0  # trained on since the last row, evaluation excluded
+    with progress_bar(run, state) as bar:
+        while True:
+            epoch_ends = state.step % run.steps_per_epoch == 0
+            over = state.step >= run.total_steps
+            over |= cfg.budget is not None and time.monotonic() - began >= cfg.budget
+            if epoch_ends and state.evaluated < state.step and not stop.is_set():
+                with contextlib.suppress(Stopped):  # then the resumed run validates
+                    if len(run.valid_rows):
+                        evaluation.validate(run, shards, state, stop)
+                    state.evaluated = state.step
+            now = time.monotonic()
+            state.elapsed_s = earlier + now - began
+            due = epoch_ends or over or stop.is_set() or now - saved_at >= SAVE_EVERY_S
+            if due and saved != (state.step, state.evaluated):
+                save(run, state)
+                saved, saved_at = (state.step, state.evaluated), now
+            if stop.is_set():
+                raise Stopped
+            if over:
+                return
+            bar.set_description("pretrain" if state.step < run.pretrain_steps else "joint", refresh=False)
+            now = time.monotonic()
+            row, n = train_step(run, shards, state)
+            seconds += time.monotonic() - now
+            sequences += n
+            rate = sequences / seconds
+            if row is not None:
+                bar.set_postfix_str(report.progress(row, rate), refresh=False)
+            if row_is_due(run, state.step):
+                state.elapsed_s = earlier + time.monotonic() - began
+                run.write_row(state, kind="train", **row, sequences_per_second=round(rate, 1))
+                sequences, seconds = 0, 0.0
+            bar.update()
+
+
+def train_step(run, shards, state):
+    """One update of `state`, in place. Returns the batch's row and number of sequences.
+
+    Raises UserError if the loss or a gradient is not finite. A GPU is not waited for until a row is due: the
+    batches between have None for theirs. What is not finite spreads to all later losses.
+    """
+    cfg, step = run.cfg, state.step
+    losses, grads, row, n = loss_and_grads(run, shards, state.params, step)
+    norm = optim.global_norm(grads)
+    if run.device == "cpu" or row_is_due(run, step + 1):
+        row = {name: value if value is None or name == "phase" else float(value) for name, value in row.items()}
+        if not np.isfinite([float(norm), *map(float, losses.values())]).all():
+            raise run.diverged(f"the loss or its gradient is not finite at step {step + 1}")
+    else:
+        row = None
+    optim.clip(grads, norm, cfg.clip)
+    lr = optim.learning_rate(cfg.lr, cfg.lr_schedule, step, cfg.schedule_steps["lr"])
+    optim.rmsprop(state.params, grads, state.v, lr)
+    state.step += 1
+    return row, n
+
+
+def loss_and_grads(run, shards, params, step):
+    """The batch of `step`: its losses and gradients, its row of metrics.jsonl, its number of sequences."""
+    cfg, pretraining = run.cfg, step < run.pretrain_steps
+    rows = run.shuffled.rows(step)
+    x, y = batches.take(run.task.x_train, rows), None if pretraining else run.task.y_train[rows]
+    lengths = run.lengths[rows]
+    own = optim.own_probability(cfg.feed_start, cfg.feed_end, step, cfg.schedule_steps["feed"])
+    size = cfg.anchors, cfg.aux_length, x.shape[1], len(rows)
+    dropconnect = 0 if pretraining else cfg.dropconnect
+    draws = model.draw(cfg.seed, step, cfg.aux, *size, run.shapes, own, dropconnect, lengths.min())
+
+    weight = 1.0 if pretraining else cfg.aux_weight
+    options = {"K": run.K, "aux_K": run.aux_K, "aux_weight": weight, "batch_size": len(rows)}
+    if cfg.checkpoint_every:
+        options["every"] = cfg.checkpoint_every
+    found = shards.loss_and_grads(run.model.loss_and_grads, params, x, y, draws, lengths, **options)
+    losses = found.losses
+    row = {
+        "phase": "pretrain" if pretraining else "joint",
+        "loss_supervised": None if pretraining else losses["supervised"],
+        "loss_auxiliary": None if cfg.aux == "none" else losses["r"] + losses["p"],
+        **{f"grad_norm_{kind}": optim.global_norm({"Wh": dWh}) for kind, dWh in found.dWh.items()},
+        "fed_truth": 1 - own if "r" in cfg.aux else None,
+    }
+    return losses, found.grads, row, len(rows)  # losses and norms are still where the gradients are
+
+
+def row_is_due(run, step):
+    """Whether metrics.jsonl gets a row at this step."""
+    return step % ROW_EVERY == 0 or step % run.steps_per_epoch == 0
+
+
+def progress_bar(run, state):
+    shape = "{desc} {percentage:.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
+    quiet = run.cfg.quiet or None  # None: no bar either where there is no terminal
+    return tqdm(total=run.total_steps, initial=state.step, bar_format=shape, disable=quiet)
+
+
+@contextlib.contextmanager
+def listening():
+    """Within: an Event that the first Ctrl-C sets, to stop after this batch; the second stops at once."""
+    stop = threading.Event()
+
+    def ask(*_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop.set()
+        tqdm.write("stopping after this batch; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def estimate(run, shards, state, stop):
+    """Seconds that the rest of the run should take, from a trial batch of each kind."""
+
+    def elapsed(work, *args):
+        wait_for(run.xp)
+        began = time.monotonic()
+        work(run, shards, *args)
+        wait_for(run.xp)
+        return time.monotonic() - began
+
+    seconds = 0.0
+    loss_and_grads(run, shards, state.params, state.step)  # the first batch is slower: it makes the arrays
+    for begin, end in (0, run.pretrain_steps), (run.pretrain_steps, run.total_steps):
+        if state.step < end and not stop.is_set():
+            begin = max(begin, state.step)
+            seconds += (end - begin) * elapsed(loss_and_grads, state.params, begin)
+    x, y, rows = run.sequences("test")
+    batch = elapsed(evaluation.evaluate_rows, state.params, x, y, rows[: run.cfg.batch_size], stop)
+    epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
+    return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size

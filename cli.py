@@ -15,8 +15,9 @@ try:
     from minaux import __version__
     from minaux.figures import analyses, plots
     from minaux.figures import export as exporting
+    from minaux.figures.table import table_2
     from minaux.training import config, evaluation, loop
-    from minaux.training.checkpoint import RunDirectory, write_whole
+    from minaux.training.checkpoint import RunDirectory, read_json, write_whole
     from minaux.training.config import CHOICES, UserError
     from minaux.training.run import new_state, saved_state, set_up
 except ModuleNotFoundError as error:
@@ -412,7 +413,7 @@ def table(runs):
     A run stands where its task, model, auxiliary loss and truncation are the table's, if it was tested on all
     10,000 test images. Runs that differ in their seeds alone are averaged; other options make rows of their own.
     """
-    click.echo(plots.table(list(dict.fromkeys(runs))))
+    click.echo(table_2(list(dict.fromkeys(runs))))
 
 
 @cli.command()
@@ -489,7 +490,7 @@ def note_analysis(out, options):
     if os.path.exists(os.path.join(out, "config.json")):
         raise UserError(f"{out} holds a run: choose another --out")
     if os.path.exists(noted):
-        was = plots.read_json(noted)
+        was = read_json(noted)
         was = was if isinstance(was, dict) else {}
         for name in [*was, *options]:
             if was.get(name) != options.get(name):
@@ -503,7 +504,7 @@ def measured_costs(path):
     """The rows of the cost analysis, those in the file `path` and then those it lacks, which are added to it."""
     from minaux.bench import cpu as bench
 
-    rows = plots.read_json(path) if os.path.exists(path) else []
+    rows = read_json(path) if os.path.exists(path) else []
     for name, case in bench.costs():
         if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
             click.echo(f"{name}, {case.T:,} steps")

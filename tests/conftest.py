@@ -1,6 +1,7 @@
 """Hypothesis's profile; a small task, and ways to run cli.py on it: in this process, or in one that is to die."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from hypothesis import settings
 import cli
 import datasets
 from minaux.arrays import backend
+from minaux.training import config
 
 # The same examples every time, and no deadlines: machines differ.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40, database=None)
@@ -172,3 +174,15 @@ def tiny(task, folder, aux, run):
     options = "--hidden 3 --bptt 8 --aux-length 6 --batch-size 6 --epochs 1 --threads 1 --quiet".split()
     pretraining = [] if aux == "none" else ["--pretrain-epochs", 1]
     return ["train", "--task", task, "--data-dir", folder, "--aux", aux, *options, *pretraining, "--out", run]
+
+
+def write_run(path, rows=(), options=(), **result):
+    """Write the files of a run that was tested, with these rows, options and results: what figures read."""
+    path.mkdir()
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = dict(options)
+    made = {"task": "pmnist", "aux": "none", "bptt": 300, **{k: result[k] for k in result if k in ("aux", "bptt")}}
+    (path / "config.json").write_text(json.dumps(dataclasses.asdict(config.build({**made, **options}, 1))))
+    whole = {"task": "pmnist", "model": "lstm", "aux": "none", "bptt": 300, "seed": 0, "test_examples": 10_000}
+    (path / "result.json").write_text(json.dumps({**whole, "complete": True, **result}))
+    return path

@@ -11,8 +11,9 @@ cost        time and memory of a training step against the length of the sequenc
 import os
 
 from ..training import config
+from ..training.checkpoint import read_result, read_rows
 from . import plots
-from .plots import COLORS, LINES, MARKERS, read_result, read_rows
+from .plots import COLORS, LINES, MARKERS
 
 AUX = ("none", "r", "p")
 GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are

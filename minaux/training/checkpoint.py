@@ -140,6 +140,44 @@ class RunDirectory:
             write_whole(path, "".join(kept).encode())
 
 
+def read_rows(run):
+    """The rows of a run's metrics.jsonl. Raises UserError if it is missing or damaged."""
+    path = os.path.join(run, "metrics.jsonl")
+    try:
+        with open(path, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill may cut the last one off
+        if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
+            raise ValueError("a row is of no kind")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+    return rows
+
+
+def read_json(path):
+    """What the JSON file holds. Raises UserError if it is damaged, FileNotFoundError if it is missing."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+
+
+def read_result(run):
+    """A run's result.json. Raises UserError if it is missing or damaged."""
+    path = os.path.join(run, "result.json")
+    try:
+        result = read_json(path)
+        result["test_accuracy"] + result["test_examples"] + result["seed"]
+        named = {name: result[name] for name in ("task", "model", "aux", "bptt", "complete")}
+        return {**result, **named, "run": run}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): restore it") from None
+
+
 def write_whole(path, data):
     """Write bytes to `path`: to a neighbour first, flushed to the disk, then renamed over it."""
     temporary = f"{path}.tmp"

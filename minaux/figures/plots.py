@@ -25,34 +25,22 @@ def plot(runs):
     the batches trained on. Raises UserError for what is no run."""
     from matplotlib.figure import Figure
 
-    rows = {run: read_rows(run) for run in runs}
+    names, rows = short_names(runs), {run: read_rows(run) for run in runs}
     auxiliary = [run for run in runs if any(row.get("loss_auxiliary") is not None for row in rows[run])]
-    figure = Figure(figsize=(5.2 * (3 if auxiliary else 2), 4.4), layout="constrained")
-    accuracy, loss, *others = figure.subplots(1, 3 if auxiliary else 2)
-    names = short_names(runs)
+    panels = 3 if auxiliary else 2
+    figure = Figure(figsize=(5.2 * panels, 4.4), layout="constrained")
+    accuracy, loss, *others = figure.subplots(1, panels)
     for n, run in enumerate(runs):
         style = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1.1, "markersize": 4.5}
-
-        def draw(axes, name, phases, run=run, style=style, marker=MARKERS[n % 4]):
-            for label, phase in zip((names[run], None), phases):  # no mean over both phases
-                found = [(row["step"], row.get(name)) for row in rows[run] if row.get("phase") == phase]
-                points = [(x, y) for x, y in found if y is not None]
-                x, y = zip(*points) if points else ((), ())
-                few = {"marker": marker} if len(y) <= 10 else {}  # a line of one point would not be seen
-                axes.plot(x, running_mean(y, min(10, 1 + len(y) // 10)), label=label, **style, **few)
-
-        large = {"color": style["color"], "marker": MARKERS[n % 4], "markersize": 11, "fillstyle": "none"}
-        valid = [(row["step"], 100 * row["accuracy"]) for row in rows[run] if row.get("split") == "valid"]
-        accuracy.plot(*(zip(*valid) if valid else ((), ())), label=names[run], **style, marker=MARKERS[n % 4])
-        for row in [row for row in rows[run] if row.get("split") == "test"][-1:]:
-            accuracy.plot(row["step"], 100 * row["accuracy"], **large)
-        draw(loss, "loss_supervised", ["joint"])
+        line = {"label": names[run], "marker": MARKERS[n % 4], "style": style}
+        draw_accuracy(accuracy, rows[run], **line)
+        draw_loss(loss, rows[run], "loss_supervised", ["joint"], **line)
         if run in auxiliary:
-            draw(others[0], "loss_auxiliary", ["joint", "pretrain"])
+            draw_loss(others[0], rows[run], "loss_auxiliary", ["joint", "pretrain"], **line)
         pretrained = [row["step"] for row in rows[run] if row.get("phase") == "pretrain"]
         for axes in (accuracy, loss, *others) if pretrained else ():
             axes.axvline(pretrained[-1], color=style["color"], linestyle=":", linewidth=0.8)
-    for kind in "rp" if others else ():
+    for kind in "rp" if others else ():  # the first run that has the loss
         for run in [run for run in auxiliary if any(f"{kind}_constant" in row for row in rows[run])][:1]:
             whose = f"{kind} ({names[run]})" if len(auxiliary) > 1 else kind
             aside = 0.35 * (kind == "p")  # clear of r's names
@@ -68,6 +56,25 @@ def plot(runs):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="small")
     return figure
+
+
+def draw_accuracy(axes, rows, label, marker, style):
+    """A line of a run's validations, and a large hollow mark for its last test."""
+    valid = [(row["step"], 100 * row["accuracy"]) for row in rows if row.get("split") == "valid"]
+    axes.plot(*(zip(*valid) if valid else ((), ())), label=label, **style, marker=marker)
+    large = {"color": style["color"], "marker": marker, "markersize": 11, "fillstyle": "none"}
+    for row in [row for row in rows if row.get("split") == "test"][-1:]:
+        axes.plot(row["step"], 100 * row["accuracy"], **large)
+
+
+def draw_loss(axes, rows, name, phases, label, marker, style):
+    """A line for each of the `phases`: no mean is over both. The first one has the label."""
+    for text, phase in zip((label, None), phases):
+        found = [(row["step"], row.get(name)) for row in rows if row.get("phase") == phase]
+        points = [(x, y) for x, y in found if y is not None]
+        x, y = zip(*points) if points else ((), ())
+        few = {"marker": marker} if len(y) <= 10 else {}  # a line of one point would not be seen
+        axes.plot(x, running_mean(y, min(10, 1 + len(y) // 10)), label=text, **style, **few)
 
 
 def short_names(runs):

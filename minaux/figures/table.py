@@ -26,20 +26,17 @@ SETTINGS = (
     *("forget_bias", "pretrain_epochs", "epochs", *AUXILIARY),
     *("batch_size", "lr", "lr_schedule", "clip", "dropconnect", "valid"),
 )
+NOTE = "Ours: test accuracy in percent, the mean over the runs below, n seeds; * not all of them ran to their end."
 
 
 def table_2(runs):
     """The paper's Table 2 with the runs' test accuracies beside it, in Markdown; under it which runs they are from,
-    and which runs stand in no row."""
-    results, untested = [], []
-    names, lines, sources, used = short_names(runs), [], [], set()
-    for run in runs:
-        if os.path.exists(os.path.join(run, "result.json")):
-            results.append(read_result(run))
-        else:
-            untested.append(names[run])
+    and which runs stand in no row. Raises UserError if none has been tested."""
+    tested = [run for run in runs if os.path.exists(os.path.join(run, "result.json"))]
+    results, names = [read_result(run) for run in tested], short_names(runs)
     if not results:
         raise UserError(f"none of these has been tested: {', '.join(runs)}")
+    lines, sources, used = [], [], set()
     for model, (which, paper) in TABLE_2.items():
         mine = [r for r in results if r["task"] in TASKS and which == (r["model"], r["aux"], r["bptt"])]
         mine = [r for r in mine if as_in_the_paper(r)]
@@ -57,16 +54,16 @@ def table_2(runs):
                     sources.append(f"- {label}, {TASKS[task]}: {', '.join(names[r['run']] for r in some)}")
             lines.append(f"| {label} | {' | '.join(cells)} |")
             figures = [""] * len(TASKS)  # the paper's stand in a model's first row
-    heads = [f"{task}, paper | ours" for task in TASKS.values()]
-    why = "another task, size, part of the data or truncation"
-    others = [names[r["run"]] for r in results if r["run"] not in used]
-    left = {f"in no row ({why})": others, "not tested yet, or no run": untested}
-    notes = (
-        "Ours: test accuracy in percent, the mean over the runs below, n seeds; * not all of them ran to their end."
-    )
+    left = {
+        "in no row (another task, size, part of the data or truncation)": [
+            run for run in tested if run not in used
+        ],
+        "not tested yet, or no run": [run for run in runs if run not in tested],
+    }
+    sources += [f"- {heading}: {', '.join(names[run] for run in some)}" for heading, some in left.items() if some]
+    heads = " | ".join(f"{task}, paper | ours" for task in TASKS.values())
     rule = "|---" * (2 * len(TASKS) + 1) + "|"
-    sources += [f"- {heading}: {', '.join(some)}" for heading, some in left.items() if some]
-    return "\n".join([f"| test accuracy, % | {' | '.join(heads)} |", rule, *lines, "", notes, "", *sources])
+    return "\n".join([f"| test accuracy, % | {heads} |", rule, *lines, "", NOTE, "", *sources])
 
 
 def as_in_the_paper(result):

@@ -17,7 +17,7 @@ try:
     from minaux.figures import export as exporting
     from minaux.figures.table import table_2
     from minaux.training import config, evaluation, loop
-    from minaux.training.checkpoint import RunDirectory, read_json, write_whole
+    from minaux.training.checkpoint import RunDirectory, write_whole
     from minaux.training.config import CHOICES, UserError
     from minaux.training.run import new_state, saved_state, set_up
 except ModuleNotFoundError as error:
@@ -60,11 +60,16 @@ class Duration(click.ParamType):
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def setting(name, kind, text, default=None):
-    """A `train` option. Its default stands in config.py; the help shows it."""
-    if default is None:
-        default = config.Config.__dataclass_fields__[name].default
-    return click.option(config.option(name), name, type=kind, help=f"{text}  [default: {default}]")
+def setting(name, text, default=None, kind=None):
+    """An option of `train`: config.py has its default, which the help shows, and what values it takes."""
+    field = config.Config.__dataclass_fields__.get(name)
+    number = int if field and isinstance(1, field.type) and not isinstance(1.0, field.type) else float
+    if name in CHOICES:
+        kind = click.Choice(CHOICES[name])
+    elif name in config.WORDS:
+        kind = Steps(*config.WORDS[name], number=number)
+    default = field.default if default is None else default
+    return click.option(config.option(name), name, type=kind or number, help=f"{text}  [default: {default}]")
 
 
 def cores():
@@ -120,99 +125,50 @@ def cli():
     """LSTMs with auxiliary losses (Trinh, Dai, Luong & Le, ICML 2018), on NumPy and CuPy."""
 
 
+# What a line of `train`'s options has no room for.
+BPTT = "300; 75 with --size 14; full for the Transformer"
+AUX_BPTT = "as --bptt, or its default where that is 0"
+OTHERWISE = "with --preset paper, --model irnn or transformer"
+FORGET_BIAS = "Initial bias of the forget gates; chrono and loguniform spread what the units remember."
+HIDDEN = "LSTM units; the classifier's and heads' hidden layers are twice as wide, a Transformer 3/4 as wide."
+SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128."
+
+
 @cli.command()
-@setting("task", click.Choice(datasets.NAMES), "What to learn.", "none, needed for a new run")
-@setting("aux", click.Choice(CHOICES["aux"]), "Auxiliary losses: reconstruct the past, predict the future, both.")
-@setting(
-    "model", click.Choice(CHOICES["model"]), "The model; all but the LSTM are baselines without auxiliary losses."
-)
-@setting(
-    "bptt",
-    Steps("full"),
-    "Truncation of the supervised loss in steps; at 0 it trains the classifier alone.",
-    "300; 75 with --size 14; full for the Transformer",
-)
-@setting("checkpoint_every", int, "Keep only every n-th state, n a multiple of 8, and run those steps again.")
-@setting(
-    "aux_bptt",
-    Steps("full"),
-    "Truncation of the auxiliary loss; at 0 it trains its own head alone, uncut.",
-    "as --bptt, or its default where that is 0",
-)
-@setting(
-    "aux_length",
-    int,
-    "Length of an auxiliary segment.",
-    "100; 600 with --preset paper; a quarter with --size 14",
-)
-@setting("anchors", int, "Anchors a batch, for each auxiliary loss.")
-@setting("aux_weight", float, "Weight of the auxiliary loss in joint training.")
-@setting("feed_start", float, "r: probability of feeding the decoder its own output at the start")
-@setting("feed_end", float, "... and from the end of pretraining on.")
-@setting(
-    "forget_bias",
-    Steps(*config.WORDS["forget_bias"], number=float),
-    "Initial bias of the forget gates; chrono and loguniform spread what the units remember.",
-    "loguniform; 1 with --preset paper",
-)
-@setting(
-    "pretrain_epochs",
-    int,
-    "Epochs on the auxiliary loss alone.",
-    "by preset; 0 with --aux none",
-)
-@setting("epochs", int, "Epochs on both losses.", "by preset")
-@setting("batch_size", int, "Sequences a batch.", "32; 128 with --preset paper, --model irnn or transformer")
-@setting(
-    "hidden",
-    int,
-    "LSTM units; the classifier's and heads' hidden layers are twice as wide, a Transformer 3/4 as wide.",
-)
-@setting("lr", float, "Learning rate of RMSProp.", "0.003; 0.001 with --preset paper, --model irnn or transformer")
-@setting(
-    "lr_schedule",
-    click.Choice(CHOICES["lr_schedule"]),
-    "Over all steps of the run, cosine to 0.",
-    "cosine; constant with --preset paper, --model irnn or transformer",
-)
-@setting("clip", float, "Largest global norm of the gradient; 0 leaves it as it is.")
-@setting(
-    "dropconnect",
-    float,
-    "Probability to drop a weight of the classifier's hidden layers.",
-    "0; 0.5 with --preset paper, --model irnn or transformer",
-)
-@setting("seed", int, "Of everything random but the validation split.")
-@setting("device", click.Choice(CHOICES["device"]), "Where to compute; auto takes a GPU if CuPy finds one.")
-@setting("dtype", click.Choice(CHOICES["dtype"]), "Floating point numbers.")
-@setting("threads", int, "Shards of a batch, each in a process with one thread.", "all cores")
-@setting(
-    "limit_train",
-    int,
-    "Use only the first n training sequences, validation included.",
-    "all",
-)
-@setting("limit_test", int, "Use at most n test, and n validation, sequences.", "all")
-@setting(
-    "valid",
-    int,
-    "Training sequences to set aside for validation.",
-    "a tenth, at most 5000; 0 with --preset paper",
-)
-@setting(
-    "size",
-    int,
-    "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128.",
-    "28; dogs 128",
-)
-@setting("max_length", int, "dbpedia: bytes of a text that are read, from its beginning.", "512")
-@setting("data_dir", click.Path(), "Folder of the task's files; npz: the file.", "the project's datasets/data/TASK")
-@setting("out", click.Path(), "Run directory.", "runs/TASK-AUX-BPTT-sSEED")
+@setting("task", "What to learn.", "none, needed for a new run", click.Choice(datasets.NAMES))
+@setting("aux", "Auxiliary losses: reconstruct the past, predict the future, both.")
+@setting("model", "The model; all but the LSTM are baselines without auxiliary losses.")
+@setting("bptt", "Truncation of the supervised loss in steps; at 0 it trains the classifier alone.", BPTT)
+@setting("checkpoint_every", "Keep only every n-th state, n a multiple of 8, and run those steps again.")
+@setting("aux_bptt", "Truncation of the auxiliary loss; at 0 it trains its own head alone, uncut.", AUX_BPTT)
+@setting("aux_length", "Length of an auxiliary segment.", "100; 600 with --preset paper; a quarter with --size 14")
+@setting("anchors", "Anchors a batch, for each auxiliary loss.")
+@setting("aux_weight", "Weight of the auxiliary loss in joint training.")
+@setting("feed_start", "r: probability of feeding the decoder its own output at the start")
+@setting("feed_end", "... and from the end of pretraining on.")
+@setting("forget_bias", FORGET_BIAS, "loguniform; 1 with --preset paper")
+@setting("pretrain_epochs", "Epochs on the auxiliary loss alone.", "by preset; 0 with --aux none")
+@setting("epochs", "Epochs on both losses.", "by preset")
+@setting("batch_size", "Sequences a batch.", f"32; 128 {OTHERWISE}")
+@setting("hidden", HIDDEN)
+@setting("lr", "Learning rate of RMSProp.", f"0.003; 0.001 {OTHERWISE}")
+@setting("lr_schedule", "Over all steps of the run, cosine to 0.", f"cosine; constant {OTHERWISE}")
+@setting("clip", "Largest global norm of the gradient; 0 leaves it as it is.")
+@setting("dropconnect", "Probability to drop a weight of the classifier's hidden layers.", f"0; 0.5 {OTHERWISE}")
+@setting("seed", "Of everything random but the validation split.")
+@setting("device", "Where to compute; auto takes a GPU if CuPy finds one.")
+@setting("dtype", "Floating point numbers.")
+@setting("threads", "Shards of a batch, each in a process with one thread.", "all cores")
+@setting("limit_train", "Use only the first n training sequences, validation included.", "all")
+@setting("limit_test", "Use at most n test, and n validation, sequences.", "all")
+@setting("valid", "Training sequences to set aside for validation.", "a tenth, at most 5000; 0 with --preset paper")
+@setting("size", SIZE, "28; dogs 128")
+@setting("max_length", "dbpedia: bytes of a text that are read, from its beginning.", "512")
+@setting("data_dir", "Folder of the task's files; npz: the file.", "the project's datasets/data/TASK", click.Path())
+@setting("out", "Run directory.", "runs/TASK-AUX-BPTT-sSEED", click.Path())
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
-@setting("budget", Duration(), "Stop training after this time (30m, 2h), test, and be ready to resume.", "none")
-@setting(
-    "preset", click.Choice(CHOICES["preset"]), "quick: 1 + 8 epochs; paper: the paper's protocol, 20 + 100 epochs."
-)
+@setting("budget", "Stop training after this time (30m, 2h), test, and be ready to resume.", "none", Duration())
+@setting("preset", "quick: 1 + 8 epochs; paper: the paper's protocol, 20 + 100 epochs.")
 @click.option("--quiet", is_flag=True, default=None, help="Print nothing but errors and the result.")
 @one_line_errors
 def train(out, resume, **given):
@@ -310,10 +266,6 @@ data_dir_option = click.option(
 )
 
 
-def megabytes(size):
-    return f"{size / 1e6:,.1f} MB"
-
-
 @data.command("list")
 @click.option(
     "--data-dir",
@@ -323,18 +275,8 @@ def megabytes(size):
 @one_line_errors
 def list_data(data_dir):
     """What is there of each task's files, how large, and where, by names and sizes; check reads them."""
-    for name, source in datasets.TASKS.items():
-        paths, fault = datasets.survey(name, data_dir)
-        if not source.files:
-            line = f"a file of yours: --task {name} --data-dir FILE"
-        elif paths and not fault:
-            size = megabytes(sum(path.stat().st_size for path in paths))
-            line = f"{datasets.task.counted(len(paths), 'file')}, {size}, in {datasets.folder(name, data_dir)}"
-        else:
-            line = f"incomplete: {fault}" if paths else "not there"
-            if source.size:
-                line += f"; {megabytes(source.size)} by: {datasets.command(name, data_dir)}"
-        click.echo(f"{name:8} {line}")
+    for name in datasets.NAMES:
+        click.echo(f"{name:8} {datasets.describe(name, data_dir)}")
 
 
 @data.command()
@@ -444,37 +386,17 @@ def analyse(name, out, options):
     anchors      r's accuracy with more anchors and shorter segments
     cost         time and memory of a training step against the length of the sequences
     """
-    given = {}
     if name == "cost":
         if options:
             raise UserError(f"cost takes no options of train: leave {options[0]} out")
-    else:  # what cannot be is told before anything is run
-        given = train_options(options)
-        if "task" not in given:
-            raise UserError("--task is needed: for example --task pmnist")
-        grid = analyses.runs(name, out, quarter=given.get("size") == 14)
-        for option in grid[0][1]:
-            if option in given:
-                raise UserError(f"{config.option(option)} is what the grid sets: leave it out")
-        for _, its in grid:
-            config.build(train_options([*options, *analyses.flags(its)]), cores())
-    note_analysis(out, {"analysis": name, **{k: v for k, v in given.items() if k not in ("quiet", "data_dir")}})
-    if name == "cost":
-        text, figure = analyses.cost_summary(measured_costs(os.path.join(out, "rows.json")))
+        text = analyses.cost(out, min(cores(), 256), click.echo)
     else:
+        given = train_options(options)
         try:
-            for n, (run, its) in enumerate(grid):
-                if not analyses.finished(run):
-                    click.echo(f"run {n + 1} of {len(grid)}: {run}")
-                    again = ["--resume"] if os.path.exists(RunDirectory(run).checkpoint) else []
-                    flags = [*options, *analyses.flags(its), "--out", run, *again]
-                    train.main(flags, prog_name="cli.py train", standalone_mode=False)
+            text = analyses.run_grid(name, out, given, cores(), train_run, click.echo)
         except (KeyboardInterrupt, SystemExit):
             click.echo("\nthe analysis is not complete: the same `analyse` command goes on with it", err=True)
             raise
-        text, figure = analyses.summary(name, grid)
-    write_whole(os.path.join(out, "table.md"), f"{text}\n".encode())
-    plots.save(figure, os.path.join(out, "picture.png"))
     click.echo(f"{text}\n{os.path.join(out, 'table.md')} and picture.png are written")
 
 
@@ -484,33 +406,9 @@ def train_options(words):
         return {k: v for k, v in context.params.items() if v is not None and k not in ("out", "resume")}
 
 
-def note_analysis(out, options):
-    """Note in `out` what is run there. Raises UserError if it is something else's directory."""
-    noted = os.path.join(out, "options.json")
-    if os.path.exists(os.path.join(out, "config.json")):
-        raise UserError(f"{out} holds a run: choose another --out")
-    if os.path.exists(noted):
-        was = read_json(noted)
-        was = was if isinstance(was, dict) else {}
-        for name in [*was, *options]:
-            if was.get(name) != options.get(name):
-                what = f"{name} {was.get(name, 'by default')}, not {options.get(name, 'by default')}"
-                raise UserError(f"{out} is of an analysis with {what}: choose another --out")
-    os.makedirs(out, exist_ok=True)
-    write_whole(noted, json.dumps(options).encode())
-
-
-def measured_costs(path):
-    """The rows of the cost analysis, those in the file `path` and then those it lacks, which are added to it."""
-    from minaux.bench import cpu as bench
-
-    rows = read_json(path) if os.path.exists(path) else []
-    for name, case in bench.costs():
-        if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
-            click.echo(f"{name}, {case.T:,} steps")
-            rows.append({"name": name, **bench.measure(case, min(cores(), 256), 3, pytorch=False)})
-            write_whole(path, json.dumps(rows).encode())
-    return rows
+def train_run(out, options):
+    """Train a run of an analysis, or go on with it."""
+    train.callback(out=out, resume=os.path.exists(RunDirectory(out).checkpoint), **options)
 
 
 @cli.command()

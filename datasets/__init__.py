@@ -11,7 +11,19 @@ from . import cifar10, dbpedia, dogs, files, mnist, npz
 from .files import File
 from .task import DataError, Incomplete, Task, counted
 
-__all__ = ["NAMES", "TASKS", "DataError", "Task", "check", "command", "fetch", "folder", "load", "survey"]
+__all__ = [
+    "NAMES",
+    "TASKS",
+    "DataError",
+    "Task",
+    "check",
+    "command",
+    "describe",
+    "fetch",
+    "folder",
+    "load",
+    "survey",
+]
 
 
 class Source(NamedTuple):
@@ -64,6 +76,22 @@ def survey(name, data_dir=None):
     found = [files.survey(folder(name, data_dir), file) for file in TASKS[name].files]
     faults = [fault for _, fault in found if fault]
     return [path for there, _ in found for path in there.values()], faults[0] if faults else None
+
+
+def describe(name, data_dir=None):
+    """What `data list` says of the task `name`: how many files there are and where, or what is missing."""
+    source, (paths, fault) = TASKS[name], survey(name, data_dir)
+    if not source.files:
+        return f"a file of yours: --task {name} --data-dir FILE"
+    if paths and not fault:
+        size = sum(path.stat().st_size for path in paths)
+        return f"{counted(len(paths), 'file')}, {megabytes(size)}, in {folder(name, data_dir)}"
+    line = f"incomplete: {fault}" if paths else "not there"
+    return f"{line}; {megabytes(source.size)} by: {command(name, data_dir)}" if source.size else line
+
+
+def megabytes(size):
+    return f"{size / 1e6:,.1f} MB"
 
 
 def load(name, size=None, data_dir=None, max_length=None):

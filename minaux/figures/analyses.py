@@ -8,10 +8,12 @@ anchors     r with more anchors and shorter segments
 cost        time and memory of a training step against the length of the sequences
 """
 
+import json
 import os
 
 from ..training import config
-from ..training.checkpoint import read_result, read_rows
+from ..training.checkpoint import read_json, read_result, read_rows, write_whole
+from ..training.config import UserError
 from . import plots
 from .plots import COLORS, LINES, MARKERS
 
@@ -41,10 +43,71 @@ def runs(name, out, quarter=False):
     return found
 
 
-def flags(options):
-    """The options as words of `train`'s command line; a plain LSTM has nothing to pretrain."""
-    words = [word for option, value in options.items() for word in (config.option(option), str(value))]
-    return [*words, "--pretrain-epochs", "0"] if options["aux"] == "none" else words
+def run_grid(name, out, given, cores, train, tell):
+    """Run what is not finished yet of the grid `name`, in the directory `out`; returns its table, which is written
+    there with the picture.
+
+    `given` are the options of `train` for all runs; train(directory, options) trains one, or goes on with it;
+    tell(line) hears which. Raises UserError for what cannot be before anything is run.
+    """
+    if "task" not in given:
+        raise UserError("--task is needed: for example --task pmnist")
+    grid = runs(name, out, quarter=given.get("size") == 14)
+    for option in grid[0][1]:
+        if option in given:
+            raise UserError(f"{config.option(option)} is what the grid sets: leave it out")
+    for _, options in grid:
+        config.build(whole(given, options), cores)
+    note(out, {"analysis": name, **{k: v for k, v in given.items() if k not in ("quiet", "data_dir")}})
+    for n, (directory, options) in enumerate(grid):
+        if not finished(directory):
+            tell(f"run {n + 1} of {len(grid)}: {directory}")
+            train(directory, whole(given, options))
+    return write(out, *summary(name, grid))
+
+
+def whole(given, options):
+    """A run's options of `train`; a plain LSTM has nothing to pretrain."""
+    return {**given, **options, **({"pretrain_epochs": 0} if options["aux"] == "none" else {})}
+
+
+def cost(out, processes, tell):
+    """Measure what is not measured yet of the costs, in so many processes; returns their table, which is written
+    in the directory `out` with the picture. tell(line) hears what is measured."""
+    from ..bench import cpu as bench
+
+    note(out, {"analysis": "cost"})
+    path = os.path.join(out, "rows.json")
+    rows = read_json(path) if os.path.exists(path) else []
+    for name, case in bench.costs():
+        if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
+            tell(f"{name}, {case.T:,} steps")
+            rows.append({"name": name, **bench.measure(case, processes, 3, pytorch=False)})
+            write_whole(path, json.dumps(rows).encode())
+    return write(out, *cost_summary(rows))
+
+
+def note(out, options):
+    """Note in `out` what is run there. Raises UserError if it is something else's directory."""
+    noted = os.path.join(out, "options.json")
+    if os.path.exists(os.path.join(out, "config.json")):
+        raise UserError(f"{out} holds a run: choose another --out")
+    if os.path.exists(noted):
+        was = read_json(noted)
+        was = was if isinstance(was, dict) else {}
+        for name in [*was, *options]:
+            if was.get(name) != options.get(name):
+                what = f"{name} {was.get(name, 'by default')}, not {options.get(name, 'by default')}"
+                raise UserError(f"{out} is of an analysis with {what}: choose another --out")
+    os.makedirs(out, exist_ok=True)
+    write_whole(noted, json.dumps(options).encode())
+
+
+def write(out, text, figure):
+    """Write table.md and picture.png; returns the table."""
+    write_whole(os.path.join(out, "table.md"), f"{text}\n".encode())
+    plots.save(figure, os.path.join(out, "picture.png"))
+    return text
 
 
 def finished(run):

@@ -1,4 +1,4 @@
-"""The parameters: their names, shapes and initial values."""
+"""The LSTM's parameters, with classifier and auxiliary heads: their names, shapes and initial values."""
 
 import zlib
 from typing import NamedTuple
@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import WEIGHTS, rng
-
-LAYERS, HEADS = 2, 4  # of the Transformer
 
 
 class Sizes(NamedTuple):
@@ -17,95 +15,91 @@ class Sizes(NamedTuple):
     H: int  # hidden units, and the width of the input embedding
     classes: int
     tokens: bool = False
-    model: str = "lstm"
-
-
-def encoder_widths(H):
-    """The widths E and F of the Transformer's layers and of their feed-forward parts."""
-    # Two layers of 3/4 H rather than one of H, in which no step could look at what others have seen. With the
-    # classifier 233,882 parameters for pMNIST at 128 hidden units, where the LSTM has 233,226.
-    d = -(-3 * H // (4 * HEADS))
-    return HEADS * d, 7 * d
 
 
 def parameter_shapes(sizes, aux):
     """Name -> shape of every parameter; `aux` is "none", "r", "p" or "rp"."""
-    D, H, classes, tokens, model = sizes
-    shapes = {}
-
-    def lstm(name, inputs, embedded):
-        if embedded:
-            shapes[f"{name}.We"] = (H, inputs)
-            if not tokens:
-                shapes[f"{name}.be"] = (H, 1)
-            inputs = H
-        shapes.update({f"{name}.Wx": (4 * H, inputs), f"{name}.Wh": (4 * H, H), f"{name}.b": (4 * H, 1)})
-
-    def mlp(name, outputs, inputs=H):  # hidden layers twice as wide as the LSTM: 256 on 128 in the paper
-        for layer, (n, m) in enumerate([(2 * H, inputs), (2 * H, 2 * H), (outputs, 2 * H)], start=1):
-            shapes.update({f"{name}.W{layer}": (n, m), f"{name}.b{layer}": (n, 1)})
-
-    if model == "transformer":
-        E, F = encoder_widths(H)
-        shapes.update({"main.We": (E, D)} if tokens else {"main.We": (E, D), "main.be": (E,)})
-        for n in range(LAYERS):
-            for name, out, inputs in [*((c, E, E) for c in "qkvo"), ("1", F, E), ("2", E, F)]:
-                shapes.update({f"layer{n}.W{name}": (out, inputs), f"layer{n}.b{name}": (out,)})
-        for norm in [*(f"layer{n}.norm{m}" for n in range(LAYERS) for m in (1, 2)), "norm"]:
-            shapes.update({f"{norm}.gain": (E,), f"{norm}.bias": (E,)})
-        mlp("classifier", classes, inputs=E)
-        return shapes
-    if model == "irnn":
-        shapes.update({"main.Wx": (H, D), "main.Wh": (H, H), "main.b": (H, 1)})
-    else:
-        lstm("main", D, embedded=True)
-    mlp("classifier", classes)
+    D, H, classes, tokens = sizes
+    embedding = {"We": (H, D)} if tokens else {"We": (H, D), "be": (H, 1)}
+    layer = {"Wx": (4 * H, H), "Wh": (4 * H, H), "b": (4 * H, 1)}
+    shapes = within("main", {**embedding, **layer})
+    shapes |= mlp_shapes("classifier", H, H, classes)
     for kind in aux if aux != "none" else ():
-        lstm(f"{kind}.bottom", D if kind == "r" else H, embedded=kind == "r")
-        lstm(f"{kind}.top", H, embedded=False)
-        mlp(f"{kind}.head", D)
+        shapes |= within(f"{kind}.bottom", {**(embedding if kind == "r" else {}), **layer})
+        shapes |= within(f"{kind}.top", layer)
+        shapes |= mlp_shapes(f"{kind}.head", H, H, D)
     return shapes
+
+
+def mlp_shapes(name, H, inputs, outputs):
+    """The shapes of a classifier or head: hidden layers twice as wide as the LSTM, 256 on 128 in the paper."""
+    layers = enumerate([(2 * H, inputs), (2 * H, 2 * H), (outputs, 2 * H)], start=1)
+    return within(name, {k: v for i, (n, m) in layers for k, v in ((f"W{i}", (n, m)), (f"b{i}", (n, 1)))})
+
+
+def within(name, shapes):
+    """{"Wx": ...} as {"name.Wx": ...}."""
+    return {f"{name}.{key}": shape for key, shape in shapes.items()}
 
 
 def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
     """Initial weights, on the host: Glorot uniform (each gate a layer of its own), Wh orthogonal by gate,
-    token tables N(0, 1), biases 0 but the forget gates': `forget_bias`, or "chrono" for
-    b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018), or "loguniform" for b_f = U[0, log(T-1)], b_i = -b_f:
-    a unit's memory lasts about exp(b_f) steps, hundreds for most units with chrono, as often few or tens with
-    loguniform. An iRNN's Wh is the identity, its Wx N(0, 0.001²);
-    a Transformer's We is N(0, 1) for numbers too, so that they weigh about as much as positions; its gains are 1.
+    token tables N(0, 1), biases 0 but for the gates' (see `gate_biases`).
 
     Every parameter has a stream of its own, so none, r and p start from the same main LSTM.
     """
-    params = {}
+    params, H = {}, sizes.H
     for name, shape in parameter_shapes(sizes, aux).items():
-        r = rng(seed, WEIGHTS, zlib.crc32(name.encode()))
-        H, kind = sizes.H, name.split(".")[-1]
-        if sizes.model == "irnn" and name == "main.Wh":
-            w = np.eye(H)
-        elif sizes.model == "irnn" and name == "main.Wx":
-            w = 0.001 * r.standard_normal(shape)
-        elif kind == "Wh":
+        r, kind = stream(seed, name), name.split(".")[-1]
+        if kind == "Wh":
             w = np.concatenate([orthogonal(r, H) for _ in "ifgo"])
-        elif kind == "We" and (sizes.tokens or sizes.model == "transformer"):
+        elif kind == "Wx":
+            w = glorot(r, shape, fan_out=H)
+        elif kind == "We" and sizes.tokens:
             w = r.standard_normal(shape)
-        elif kind.startswith("W"):
-            fan_out = H if kind == "Wx" else shape[0]
-            limit = np.sqrt(6 / (fan_out + shape[1]))
-            w = r.uniform(-limit, limit, shape)
+        elif kind == "b":
+            w = gate_biases(r, H, T, forget_bias)
         else:
-            w = np.full(shape, 1.0 if kind == "gain" else 0.0)
-            if sizes.model != "lstm":
-                pass  # no gates
-            elif kind == "b" and forget_bias in ("chrono", "loguniform"):
-                longest = max(T - 1, 1)
-                chrono = forget_bias == "chrono"
-                w[H : 2 * H, 0] = np.log(r.uniform(1, longest, H)) if chrono else r.uniform(0, np.log(longest), H)
-                w[:H] = -w[H : 2 * H]
-            elif kind == "b":
-                w[H : 2 * H] = forget_bias
+            w = linear(r, kind, shape)
         params[name] = w.astype(dtype)
     return params
+
+
+def stream(seed, name):
+    """The generator of a parameter's initial value."""
+    return rng(seed, WEIGHTS, zlib.crc32(name.encode()))
+
+
+def linear(r, kind, shape):
+    """The first W ("W1", say) of a linear layer, or its first b: 0."""
+    return glorot(r, shape, shape[0]) if kind.startswith("W") else np.zeros(shape)
+
+
+def glorot(r, shape, fan_out):
+    """Uniform weights `[., fan_in]` (Glorot & Bengio 2010)."""
+    limit = np.sqrt(6 / (fan_out + shape[1]))
+    return r.uniform(-limit, limit, shape)
+
+
+def gate_biases(r, H, T, forget_bias):
+    """b `[4H, 1]`: 0 but the forget gates' `forget_bias`, or one of two words:
+
+    "chrono"      b_f = log U[1, T-1], b_i = -b_f (Tallec & Ollivier 2018)
+    "loguniform"  b_f = U[0, log(T-1)], b_i = -b_f
+
+    A unit's memory lasts about exp(b_f) steps: hundreds for most units with chrono, as often few or tens with
+    loguniform.
+    """
+    b, longest = np.zeros((4 * H, 1)), max(T - 1, 1)
+    if forget_bias == "chrono":
+        b[H : 2 * H, 0] = np.log(r.uniform(1, longest, H))
+        b[:H] = -b[H : 2 * H]
+    elif forget_bias == "loguniform":
+        b[H : 2 * H, 0] = r.uniform(0, np.log(longest), H)
+        b[:H] = -b[H : 2 * H]
+    else:
+        b[H : 2 * H] = forget_bias
+    return b
 
 
 def orthogonal(r, H):

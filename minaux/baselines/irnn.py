@@ -6,10 +6,35 @@ There is no input embedding: Wx `[H, D]` takes the numbers as they are, of token
 the LSTM's. There is no auxiliary loss: its decoders start from an LSTM's two states.
 """
 
+import numpy as np
+
 from ..arrays import array_module
+from ..initial import linear, mlp_shapes, stream
 from ..model import Result
 from ..ops import mlp_backward, mlp_forward, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from ..windows import supervised_span
+
+
+def parameter_shapes(sizes, aux="none"):
+    """As `initial.parameter_shapes`."""
+    D, H, classes, _ = sizes
+    shapes = {"main.Wx": (H, D), "main.Wh": (H, H), "main.b": (H, 1)}
+    return {**shapes, **mlp_shapes("classifier", H, H, classes)}
+
+
+def init_params(sizes, aux="none", T=None, seed=0, forget_bias=None, dtype="float32"):
+    """As `initial.init_params`: Wh the identity, Wx N(0, 0.001²). T and `forget_bias` are not used."""
+    params = {}
+    for name, shape in parameter_shapes(sizes, aux).items():
+        r = stream(seed, name)
+        if name == "main.Wh":
+            w = np.eye(sizes.H)
+        elif name == "main.Wx":
+            w = 0.001 * r.standard_normal(shape)
+        else:
+            w = linear(r, name.split(".")[-1], shape)
+        params[name] = w.astype(dtype)
+    return params
 
 
 def irnn_forward(x, h, Wx, Wh, b, mask=None):

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import model, windows
-from ..initial import LAYERS, encoder_widths
+from ..baselines.transformer import LAYERS, encoder_widths
 from ..lstm import lstm_advance, lstm_backward, lstm_forward
 from ..training import config, shards
 from ..training.loop import train_step

@@ -13,7 +13,8 @@ from . import batches, shards
 from .checkpoint import RunDirectory, State
 from .config import Config, UserError
 
-MODELS = {"lstm": model, "irnn": irnn, "transformer": transformer}
+# name: what has loss_and_grads, what has parameter_shapes and init_params
+MODELS = {"lstm": (model, initial), "irnn": (irnn, irnn), "transformer": (transformer, transformer)}
 VALIDATION_SEED = 0  # the same split whatever --seed is
 
 
@@ -27,7 +28,7 @@ class Run:
     echo: Any  # prints a line
     xp: ModuleType  # numpy or cupy
     device: str  # "cpu" or "gpu"
-    model: ModuleType  # has loss_and_grads
+    model: ModuleType  # its loss_and_grads takes a shard
     sizes: initial.Sizes
     shapes: dict  # of the parameters, by name
     lengths: Any  # [n] of the training sequences
@@ -89,7 +90,7 @@ def set_up(cfg, task, out, echo=print, device=None):
     lengths = batches.lengths_of(task.x_train)
     T = max(lengths.max(), batches.lengths_of(task.x_test).max())
     D = task.tokens or task.x_train.shape[2]
-    sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens), cfg.model)
+    sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens))
     note_data(cfg, task)
     train_rows, valid_rows, test_rows = split(cfg, task)
     shuffled = batches.Shuffled(cfg.seed, train_rows, lengths, cfg.batch_size)
@@ -105,9 +106,9 @@ def set_up(cfg, task, out, echo=print, device=None):
         echo=echo,
         xp=xp,
         device=device,
-        model=MODELS[cfg.model],
+        model=MODELS[cfg.model][0],
         sizes=sizes,
-        shapes=initial.parameter_shapes(sizes, cfg.aux),
+        shapes=MODELS[cfg.model][1].parameter_shapes(sizes, cfg.aux),
         lengths=lengths,
         T=T,
         K=cfg.steps("bptt", T),
@@ -158,7 +159,7 @@ def new_state(run):
     cfg = run.cfg
     check_memory(run)
     with threadpool_limits(1), np.errstate(over="ignore"):  # BLAS threads would change the bits
-        params = initial.init_params(run.sizes, cfg.aux, run.T, cfg.seed, cfg.forget_bias, cfg.dtype)
+        params = MODELS[cfg.model][1].init_params(run.sizes, cfg.aux, run.T, cfg.seed, cfg.forget_bias, cfg.dtype)
     if not all(np.isfinite(w).all() for w in params.values()):
         raise UserError(f"--forget-bias: {cfg.forget_bias} is not finite in {cfg.dtype}, choose a smaller one")
     state = to_device(run, State(params, {name: np.zeros_like(w) for name, w in params.items()}))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import datasets
 from minaux.baselines import irnn
 from minaux.gradcheck import check_gradients
-from minaux.initial import Sizes, init_params, parameter_shapes
+from minaux.initial import Sizes
 from minaux.model import draw
 from minaux.training import config
 from minaux.training.loop import train
@@ -19,7 +19,7 @@ from tests.strategies import padding, random_batch, seeds, small, steps
 
 def problem(seed, T, D, H, N, tokens, padded):
     r = np.random.default_rng(seed)
-    shapes = parameter_shapes(Sizes(D, H, 3, tokens, "irnn"), "none")
+    shapes = irnn.parameter_shapes(Sizes(D, H, 3, tokens))
     params = {name: 0.7 * r.standard_normal(shape) for name, shape in shapes.items()}
     x, y = random_batch(r, T, D, N, tokens)
     mask = padding(T, N, r.integers(1, T + 1, N)) if padded else None
@@ -71,7 +71,7 @@ def test_scores_are_those_of_training_without_dropconnect():
 
 
 def test_it_starts_as_the_identity():
-    params = init_params(Sizes(3, 64, 10, model="irnn"), "none", 784)
+    params = irnn.init_params(Sizes(3, 64, 10))
     assert (params["main.Wh"] == np.eye(64)).all() and not params["main.b"].any()
     assert 0.0008 < params["main.Wx"].std() < 0.0012 and params["main.Wx"].shape == (64, 3)
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datasets
-from minaux import arrays
+from minaux import arrays, initial
 from minaux.baselines import transformer
+from minaux.baselines.transformer import HEADS, LAYERS, encoder_widths, init_params, parameter_shapes
 from minaux.gradcheck import check_gradients
-from minaux.initial import HEADS, LAYERS, Sizes, encoder_widths, init_params, parameter_shapes
+from minaux.initial import Sizes
 from minaux.model import draw
 from minaux.training import config
 from minaux.training.config import UserError
@@ -26,7 +27,7 @@ from tests.strategies import padding, random_batch, seeds, small
 
 def problem(seed, T, D, H, N, tokens=False, padded=False):
     r = np.random.default_rng(seed)
-    shapes = parameter_shapes(Sizes(D, H, 3, tokens, "transformer"), "none")
+    shapes = parameter_shapes(Sizes(D, H, 3, tokens))
     params = {name: 0.5 * r.standard_normal(shape) for name, shape in shapes.items()}
     x, y = random_batch(r, T, D, N, tokens)
     mask = padding(T, N, r.integers(1, T + 1, N)) if padded else None
@@ -258,8 +259,8 @@ def test_a_gpu_gives_the_same(where, tokens, monkeypatch):
 def test_memory(T, H, N, monkeypatch):
     """What it says it needs is about what it takes; the whole matrix of weights is never there."""
     monkeypatch.setattr(transformer, "CPU_BLOCK", 2**14)
-    sizes = Sizes(1, H, 3, model="transformer")
-    params = init_params(sizes, "none", T)
+    sizes = Sizes(1, H, 3)
+    params = init_params(sizes)
     shapes = {name: w.shape for name, w in params.items()}
     r = np.random.default_rng(0)
     batch = params, r.random((T, 1, N)).astype("f4"), r.integers(0, 3, N), draw(0, 0, "none", 1, 2, T, N, shapes), T
@@ -274,7 +275,7 @@ def test_memory(T, H, N, monkeypatch):
 
 
 def test_memory_is_asked_for_beforehand(tmp_path, monkeypatch, invoke):
-    sizes = Sizes(1, 128, 10, model="transformer")
+    sizes = Sizes(1, 128, 10)
     assert transformer.needed_bytes(784, 128, sizes) < transformer.needed_bytes(1024, 128, sizes) < 2e9
     assert transformer.needed_bytes(784, 128, sizes, "float64") > 1.9 * transformer.needed_bytes(784, 128, sizes)
     assert arrays.free_memory(np) is None or arrays.free_memory(np) > 2**20
@@ -282,7 +283,7 @@ def test_memory_is_asked_for_beforehand(tmp_path, monkeypatch, invoke):
         "--task mnist --size 14 --hidden 4 --batch-size 5 --epochs 0 --limit-test 5 --threads 1 --quiet".split()
     )
     command = ["train", *options, "--model", "transformer", "--device", "cpu", "--out", tmp_path / "run"]
-    needed = transformer.needed_bytes(196, 5, Sizes(1, 4, 10, model="transformer"))
+    needed = transformer.needed_bytes(196, 5, Sizes(1, 4, 10))
     monkeypatch.setattr(arrays, "free_memory", lambda xp: needed - 1)
     for _ in range(2):
         refused = invoke(*command)
@@ -302,16 +303,16 @@ def test_memory_is_asked_for_beforehand(tmp_path, monkeypatch, invoke):
 
 def test_it_is_about_as_large_as_the_lstm():
     mine, lstm = (
-        sum(int(np.prod(shape)) for shape in parameter_shapes(Sizes(1, 128, 10, model=model), "none").values())
-        for model in ("transformer", "lstm")
+        sum(int(np.prod(shape)) for shape in model.parameter_shapes(Sizes(1, 128, 10), "none").values())
+        for model in (transformer, initial)
     )
     assert (mine, lstm) == (233_882, 233_226)
 
 
 def test_it_starts_as_it_should():
-    params = init_params(Sizes(50, 128, 10, True, "transformer"), "none", 784)
+    params = init_params(Sizes(50, 128, 10, tokens=True))
     assert "main.be" not in params
-    numbers = init_params(Sizes(50, 128, 10, False, "transformer"), "none", 784)
+    numbers = init_params(Sizes(50, 128, 10))
     for embedding in params["main.We"], numbers["main.We"]:
         assert 0.98 < embedding.std() < 1.02
     for name, w in params.items():

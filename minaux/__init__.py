@@ -1,9 +1,16 @@
 """minaux: LSTMs with auxiliary losses (Trinh, Dai, Luong & Le, ICML 2018), by hand on NumPy and CuPy.
 
-Read model.py first, then lstm.py, windows.py, auxiliary.py, ops.py, optim.py, arrays.py, train.py. lstm.cu and
-kernels.py are the LSTM on the GPU. The rest is what a program needs besides: batches.py, shards.py, initial.py,
-evaluation.py, config.py, checkpoint.py, report.py, plots.py, analyses.py, export.py; irnn.py and
-transformer.py are baselines.
+Read in this order:
+
+    model.py        the whole algorithm: loss_and_grads is one page
+    plain.py        the LSTM by the book, forward and backward
+    lstm.py         the same made fast
+    windows.py      where each gradient may go, in whole numbers
+    auxiliary.py    r's decoder and p's predictor
+    ops.py optim.py initial.py arrays.py    classifier and losses, RMSProp, initial weights, NumPy or CuPy
+    gradcheck.py    the checker, and what a truncated gradient is
+
+Rooms behind it: gpu/ (lstm.py in CUDA), baselines/, training/, figures/, bench/. Imports go down that way only.
 """
 
 __version__ = "0.1.0"

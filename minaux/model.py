@@ -41,69 +41,75 @@ class Result(NamedTuple):
 def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=None, mask=None, every=0):
     """The losses and gradients of a batch: L = L_supervised + aux_weight · L_auxiliary.
 
-    x `[T, D, N]` numbers, or tokens `[T, N]`; y `[N]` labels, or None in pretraining, where the auxiliary
-    loss is alone and the classifier is left out; K, aux_K the truncations of the supervised and auxiliary
-    losses: T or more is full BPTT, at 0 no gradient of that loss enters the main LSTM (and an auxiliary head
-    runs uncut); `mask [T, N]` is 0 at padded steps. Where x is a shard of a larger batch, `batch_size` is the
-    whole batch's N, by which every loss is divided. `every` n > 0 keeps the main LSTM's activations at no more
-    than n steps at a time (for p of a whole segment), and its state at every n-th step, to compute them again
-    (Chen et al. 2016): with n about √T full BPTT takes memory for √T steps instead of T, and a forward pass more
-    for each backward sweep. The gradients are the same.
+    x `[T, D, N]` numbers, or tokens `[T, N]`; y `[N]` labels, or None in pretraining, where the auxiliary loss is
+    alone and the classifier is left out; K, aux_K the truncations of the supervised and auxiliary losses: T or
+    more is full BPTT, at 0 no gradient of that loss enters the main LSTM (and an auxiliary head runs uncut).
+    Where x is a shard, `batch_size` is the whole batch's N, by which every loss is divided. `mask` and `every`:
+    see `main_forward`.
     """
     T, N, L = len(x), x.shape[-1], draws.L
     batch_size, channels = batch_size or N, 1 if x.ndim == 2 else x.shape[1]
     trained = [name for name in params if y is not None or not name.startswith("classifier")]
     zeros = array_module(x).zeros_like
-    supervised, auxiliary = ({k: zeros(params[k]) for k in trained} for _ in range(2))  # gradients by loss
+    from_labels, from_auxiliary = ({k: zeros(params[k]) for k in trained} for _ in range(2))  # the gradients
     losses, fed = {"supervised": 0.0, "r": 0.0, "p": 0.0}, []
 
     # One forward pass serves all losses; it keeps only what some backward sweep below will visit.
     keep = windows.kept_spans(T, K, aux_K, L, draws.r_anchors, draws.p_anchors, supervised=y is not None)
     main = main_forward(params, x, keep, mask, to_the_end=y is not None, every=every)
 
-    def sweep(grads, span, dh, dh_last, dc_last):
-        """Back through the main LSTM's steps of `span`, no further. Each loss sweeps on its own, so that
-        none rides past its cut in another's window. Returns dh, dc of the state before the span."""
-        dweights, (start, end) = None, span
-        for t0, t1 in reversed(windows.cut(end - start, every)):
-            part = main.steps(start + t0, start + t1)
-            dh_part = None if dh is None else dh[t0:t1]
-            _, dh_last, dc_last, *dweights = lstm_backward(dh_part, dh_last, dc_last, part, dweights)
-        if dweights is not None:
-            add_layer_grads(grads, "main", *dweights, main.embedding)
-        return dh_last, dc_last
-
     if y is not None:  # supervised: classify from h[T-1]
-        logits, classifier = mlp_forward(main.last, params, "classifier", draws.masks)  # [classes, N]
-        losses["supervised"], cache = softmax_cross_entropy_forward(logits, y, 1 / batch_size)
-        dlogits = softmax_cross_entropy_backward(cache)  # [classes, N]
-        dh = mlp_backward(dlogits, classifier, params, supervised, "classifier", draws.masks)  # [H, N], of h[T-1]
-        if K > 0:
-            sweep(supervised, windows.supervised_span(T, K), None, dh, None)
+        losses["supervised"], dh = classify(params, main.last, y, draws.masks, 1 / batch_size, from_labels)
+        if K > 0:  # dh [H, N], of h[T-1]
+            sweep(main, windows.supervised_span(T, K), from_labels, dh_last=dh)
 
     for n, a in enumerate(draws.r_anchors):  # r: reconstruct x[a-L+1] ... x[a-1] from the state after a
         scale = 1 / (batch_size * (L - 1) * channels * len(draws.r_anchors))
         truth = None if draws.truth is None else draws.truth[n]  # [L-1, N]
-        r = reconstruct(params, x, a, L, aux_K, *main.state(a), scale, truth, auxiliary)
+        r = reconstruct(params, x, a, L, aux_K, *main.state(a), scale, truth, from_auxiliary)
         losses["r"] += r.loss
         fed.append(r.fed)
         if aux_K > 0:  # r.dh, r.dc [H, N], of the state after a
-            sweep(auxiliary, windows.r_span(a, aux_K), None, r.dh, r.dc)
+            sweep(main, windows.r_span(a, aux_K), from_auxiliary, dh_last=r.dh, dc_last=r.dc)
 
     for a in draws.p_anchors:  # p: predict x[a+1] ... x[a+L] from the states after a ... a+L-1
         scale = 1 / (batch_size * L * channels * len(draws.p_anchors))
         h = main.steps(a, a + L).h[1:]  # [L, H, N], after steps a ... a+L-1
-        for t0, t1, loss, dh, _ in predict(params, x, a, L, aux_K, h, scale, auxiliary):  # dh [t1-t0, H, N]
+        for t0, t1, loss, dh, _ in predict(params, x, a, L, aux_K, h, scale, from_auxiliary):  # dh [t1-t0, H, N]
             losses["p"] += loss
             if aux_K > 0:
-                dh0, dc0 = sweep(auxiliary, (a + t0, a + t1), dh, None, None)  # [H, N], before step a+t0
+                dh0, dc0 = sweep(main, (a + t0, a + t1), from_auxiliary, dh)  # [H, N], before step a+t0
                 if t0 == 0:  # the first window's gradient goes on before the anchor; later ones are cut
-                    sweep(auxiliary, windows.p_lead(a, aux_K), None, dh0, dc0)
+                    sweep(main, windows.p_lead(a, aux_K), from_auxiliary, dh_last=dh0, dc_last=dc0)
 
     for name in trained:
-        auxiliary[name] *= aux_weight
-    dWh = {"supervised": supervised["main.Wh"], "auxiliary": auxiliary["main.Wh"]}
-    return Result(losses, {k: supervised[k] + auxiliary[k] for k in trained}, dWh, fed)
+        from_auxiliary[name] *= aux_weight
+    dWh = {"supervised": from_labels["main.Wh"], "auxiliary": from_auxiliary["main.Wh"]}
+    return Result(losses, {k: from_labels[k] + from_auxiliary[k] for k in trained}, dWh, fed)
+
+
+def classify(params, h, y, masks, scale, grads):
+    """The supervised loss of the labels y `[N]`, given the last state h `[H, N]`, and dh; adds into `grads`."""
+    logits, cache = mlp_forward(h, params, "classifier", masks)  # [classes, N]
+    loss, loss_cache = softmax_cross_entropy_forward(logits, y, scale)
+    dlogits = softmax_cross_entropy_backward(loss_cache)  # [classes, N]
+    return loss, mlp_backward(dlogits, cache, params, grads, "classifier", masks)
+
+
+def sweep(main, span, grads, dh=None, dh_last=None, dc_last=None):
+    """Back through the main LSTM's steps of `span` and no further: that is the cut. Each loss sweeps on its own, so
+    that none rides past its cut in another's window.
+
+    dh `[t1-t0, H, N]` enters each h of the span, dh_last and dc_last `[H, N]` the last h and c (None: nothing).
+    Adds into `grads`; returns dh, dc `[H, N]` of the state before the span.
+    """
+    dweights, (start, end) = None, span
+    for t0, t1 in reversed(windows.cut(end - start, main.every)):
+        dh_part, cache = None if dh is None else dh[t0:t1], main.steps(start + t0, start + t1)
+        _, dh_last, dc_last, *dweights = lstm_backward(dh_part, dh_last, dc_last, cache, dweights)
+    if dweights is not None:
+        add_layer_grads(grads, "main", *dweights, main.embedding)
+    return dh_last, dc_last
 
 
 class Main(NamedTuple):
@@ -112,6 +118,7 @@ class Main(NamedTuple):
     parts: list  # (t0, t1, steps): steps(s0, s1) is the LSTMCache of steps t0+s0 ... t0+s1-1
     last: Any  # [H, N] the last h that was computed
     embedding: Any  # what unfolds the gradients of its input embedding
+    every: int  # how many steps are kept at a time; 0: all
 
     def steps(self, t0, t1):
         """The cache of steps t0 ... t1-1, which lie in one of the parts."""
@@ -127,8 +134,13 @@ class Main(NamedTuple):
 
 
 def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
-    """Run the main LSTM from zeros, keeping the activations of the disjoint spans `keep`, or with `every` n > 0
-    what makes them again; to step T-1, or no further than the last span."""
+    """Run the main LSTM from zeros, keeping the activations of the disjoint spans `keep`; to step T-1, or no
+    further than the last span.
+
+    `mask [T, N]` is 0 at padded steps. `every` n > 0 keeps only the state at every n-th step of the spans, and runs
+    those steps again when a sweep asks for them (Chen et al. 2016): with n about √T full BPTT takes memory for √T
+    steps instead of T, and a forward pass more for each sweep. The gradients are the same.
+    """
     weights, embedding = layer_weights(params, "main")
     xp = array_module(x)
     h = c = xp.zeros((weights[1].shape[1], x.shape[-1]), weights[1].dtype)  # [H, N]
@@ -147,7 +159,7 @@ def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
             h, c = hs[-1], cs[-1]
             parts.append((t0, t1, cache.steps))
         t = t1
-    return Main(parts, h, embedding)
+    return Main(parts, h, embedding, every)
 
 
 class Again(NamedTuple):

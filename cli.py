@@ -14,6 +14,7 @@ try:
     import datasets
     from minaux import __version__
     from minaux.figures import analyses, plots
+    from minaux.figures import demo as demonstration
     from minaux.figures import export as exporting
     from minaux.figures.table import table_2
     from minaux.training import config, evaluation, loop
@@ -409,6 +410,26 @@ def train_options(words):
 def train_run(out, options):
     """Train a run of an analysis, or go on with it."""
     train.callback(out=out, resume=os.path.exists(RunDirectory(out).checkpoint), **options)
+
+
+@cli.command()
+@click.option(
+    "--out", type=click.Path(), default="runs/demo", show_default=True, help="Directory of the three runs."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@one_line_errors
+def demo(out, seed):
+    """See in a few minutes what the auxiliary losses do where back-propagation is short.
+
+    Trains an LSTM, an r-LSTM and a p-LSTM on MNIST at 14x14 with the same labels, whose gradient goes back 3 of
+    196 steps. Ends with the accuracy of each, their curves, and what r reconstructs and p predicts. On two cores it
+    takes 2 to 3 minutes. The same command goes on where an earlier one stopped.
+    """
+
+    def draw(run, picture):
+        reconstruct.callback(run=run, out=picture, data_dir=None)
+
+    demonstration.demo(out, seed, train_run, draw, click.echo)
 
 
 @cli.command()

@@ -20,7 +20,7 @@ from .plots import COLORS, LINES, MARKERS
 AUX = ("none", "r", "p")
 GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are
     # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
-    "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 10, 30, 100, 300)],
+    "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 3, 10, 30, 100, 300)],
     "curves": [{"aux": aux} for aux in AUX],
     "anchors": [
         {"aux": "r", "anchors": n, "aux_length": L}
@@ -39,7 +39,8 @@ def runs(name, out, quarter=False):
             }
             options = {**options, **lengths}
         directory = "-".join(f"{option}-{value}" for option, value in options.items())
-        found.append((os.path.join(out, directory), options))
+        if (os.path.join(out, directory), options) not in found:  # a quarter of 3 is 1, too
+            found.append((os.path.join(out, directory), options))
     return found
 
 

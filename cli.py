@@ -159,7 +159,7 @@ SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; do
 @setting("seed", "Of everything random but the validation split.")
 @setting("device", "Where to compute; auto takes a GPU if CuPy finds one.")
 @setting("dtype", "Floating point numbers.")
-@setting("threads", "Shards of a batch, each in a process with one thread.", "all cores")
+@setting("threads", "Shards of a batch, each in a process with one thread.", "all cores, shards of 8 or more")
 @setting("limit_train", "Use only the first n training sequences, validation included.", "all")
 @setting("limit_test", "Use at most n test, and n validation, sequences.", "all")
 @setting("valid", "Training sequences to set aside for validation.", "a tenth, at most 5000; 0 with --preset paper")

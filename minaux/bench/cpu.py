@@ -28,8 +28,9 @@ from tqdm import tqdm
 from .. import model, windows
 from ..baselines.transformer import LAYERS, encoder_widths
 from ..lstm import lstm_advance, lstm_backward, lstm_forward
-from ..training import config, shards
+from ..training import config
 from ..training.loop import train_step
+from ..training.processes import processes, python
 from ..training.run import new_state, set_up
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -125,9 +126,9 @@ def own_peak():
     return os.getpid(), peak()
 
 
-def peaks(run, processes):
+def peaks(workers, n):
     """The sum of the processes' peaks."""
-    return sum(dict(run(own_peak, [()] * processes)).values())
+    return sum(dict(workers.run(own_peak, (), [()] * n)).values())
 
 
 def new_run(case, threads, device="cpu", batches=2):
@@ -199,14 +200,14 @@ def lstm(case, n):
 
 @contextlib.contextmanager
 def our_lstm(case, threads):
-    parts = [(case, len(part)) for part in np.array_split(np.arange(case.N), min(case.N, threads))]
-    with shards.workers(threads) as run:
+    parts = [(len(part),) for part in np.array_split(np.arange(case.N), min(case.N, threads))]
+    with processes(threads) as workers:
 
         def step():
-            _ = [sum(shares) for shares in zip(*run(lstm, parts))]  # dWx, dWh, db of the batch
+            _ = [sum(shares) for shares in zip(*workers.run(lstm, (case,), parts))]  # dWx, dWh, db of the batch
             return operations(case)
 
-        yield step, lambda: peaks(run, threads)
+        yield step, lambda: peaks(workers, threads)
 
 
 @contextlib.contextmanager
@@ -240,8 +241,8 @@ def products():
 
 @contextlib.contextmanager
 def sgemm(_, threads):
-    with shards.workers(threads) as run:
-        yield lambda: [run(products, [()] * threads), 4 * 2 * SGEMM**3 * threads][1], peak
+    with processes(threads) as workers:
+        yield lambda: [workers.run(products, (), [()] * threads), 4 * 2 * SGEMM**3 * threads][1], peak
 
 
 PROGRAMS = {"lstm": {"ours": our_lstm, "pytorch": their_lstm}, "step": {"ours": our_step, "pytorch": their_step}}
@@ -268,9 +269,8 @@ class Child:
 
     def __init__(self, program, case, threads):
         self.name = f"{program} ({case.what}, {case.T} steps, truncation {case.bptt})"
-        given = json.dumps([program, dataclasses.asdict(case), threads])
-        command = [sys.executable, "-m", "minaux.bench.cpu", given]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, stderr=-1, text=True)
+        command = python(f"from {__name__} import child; child{program, dataclasses.asdict(case), threads}")
+        self.process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
 
     def __enter__(self):
         self.answer()  # ready
@@ -359,7 +359,3 @@ def line(row):
     widths = [*OURS.values(), *THEIRS.values()]
     columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, widths))
     return f"{what:29}{row['T']:>6}{row['bptt']:>5}{columns}"
-
-
-if __name__ == "__main__":
-    child(*json.loads(sys.argv[1]))

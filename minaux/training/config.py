@@ -25,7 +25,9 @@ QUICK_LSTM = {
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}
 # `--resume` takes all other options from the run's config.json.
-CHANGEABLE = ("epochs", "budget", "quiet", "data_dir")
+CHANGEABLE = ("epochs", "budget", "quiet", "data_dir", "threads")
+# Columns a shard should have: at 4 twice the processes would save a third of the time only (docs/speed.md).
+NARROWEST = 8
 
 
 @dataclasses.dataclass
@@ -67,7 +69,7 @@ class Config:
     quiet: bool = False
     version: str = __version__
     permutation: str | None = None  # of the steps: how to make it
-    shards: int | None = None  # parts a batch is split into: the threads the run began with; 1 on a GPU
+    shards: int | None = None  # parts a batch is split into: the threads a run begins with; 1 on a GPU
     schedule_steps: dict | None = None  # {"feed": n, "lr": n}, fixed when the run starts
     data: dict | None = None  # how many {"train", "test", "classes", "tokens"} there are when the run starts
 
@@ -95,6 +97,8 @@ def build(given, cores):
         defaults["pretrain_epochs"] = 0
     config = Config(**{**defaults, **given})
     check(config)
+    if "threads" not in given:
+        config.threads = max(1, min(config.threads, config.batch_size // NARROWEST))
     return config
 
 

@@ -13,6 +13,7 @@ from .config import UserError
 from .run import load
 
 WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the memory does
+BLOCK = 64  # sequences a process tests at a time: from there on a column takes no less time (docs/speed.md)
 
 
 class Stopped(Exception):
@@ -103,20 +104,23 @@ def baselines(x, first, last, mean, scale):
 def evaluate_rows(run, shards, params, x, y, rows, stop=None):
     """Accuracy, supervised loss and the auxiliary report on these `rows` of x and y, shortest first.
 
-    The anchors are the same in every evaluation. Raises Stopped once the Event `stop` is set.
+    The rows go in blocks of `BLOCK` sequences, each with its own anchors, the same in every evaluation: the result
+    does not depend on --batch-size and --threads. Raises Stopped once the Event `stop` is set.
     """
-    cfg, sums, lengths = run.cfg, {}, batches.lengths_of(x)
+    sums, lengths = {}, batches.lengths_of(x)
     order = rows[np.argsort(lengths[rows], kind="stable")]
-    logits = getattr(run.model, "logits", None)
-    starts = range(0, len(order), cfg.batch_size)
-    for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
+    # A model whose memory grows with the steps has room for a batch; it has no anchors.
+    size = min(BLOCK, run.cfg.batch_size) if hasattr(run.model, "needed_bytes") else BLOCK
+    blocks = [order[start : start + size] for start in range(0, len(order), size)]
+    logits, n = getattr(run.model, "logits", None), shards.workers.n
+    for first in tqdm(range(0, len(blocks), n), "evaluating", leave=False, disable=run.cfg.quiet or None):
         if stop is not None and stop.is_set():
             raise Stopped
-        some = order[start : start + cfg.batch_size]
-        inputs = batches.take(x, some)
-        draws = draw_for(run, number, inputs, lengths[some])
-        batch = params, inputs, y[some], draws, lengths[some]
-        for part in shards.each(evaluate, *batch, mean=run.mean, logits=logits):
+        parts = []
+        for number, some in enumerate(blocks[first : first + n], first):
+            inputs = batches.take(x, some)
+            parts.append((inputs, y[some], draw_for(run, number, inputs, lengths[some]), lengths[some]))
+        for part in shards.run(evaluate, params, parts, mean=run.mean, logits=logits):
             for name, value in part.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
     counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all
@@ -125,7 +129,7 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
 
 
 def draw_for(run, number, x, lengths):
-    """The Draws of an evaluation's batch x `[N, T, D]` or `[N, T]`."""
+    """The Draws of an evaluation's block x `[N, T, D]` or `[N, T]`."""
     cfg = run.cfg
     size = cfg.anchors, cfg.aux_length, x.shape[1], len(x), run.shapes
     return draw(cfg.seed, number, cfg.aux, *size, shortest=lengths.min(), evaluation=True)

@@ -169,6 +169,7 @@ def estimate(run, shards, state, stop):
             begin = max(begin, state.step)
             seconds += (end - begin) * elapsed(loss_and_grads, state.params, begin)
     x, y, rows = run.sequences("test")
-    batch = elapsed(evaluation.evaluate_rows, state.params, x, y, rows[: run.cfg.batch_size], stop)
+    some = rows[: evaluation.BLOCK * shards.workers.n]
+    each = elapsed(evaluation.evaluate_rows, state.params, x, y, some, stop) / len(some)
     epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
-    return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size
+    return seconds + each * (epochs * len(run.valid_rows) + len(run.test_rows))

@@ -61,7 +61,7 @@ class Run:
 
     def open_shards(self):
         """Within: the `Shards` that batches of this run go through."""
-        return shards.open_shards(self.cfg.shards, self.cfg.dtype, self.cfg.shards if self.device == "cpu" else 1)
+        return shards.open_shards(self.cfg.shards, self.cfg.dtype, self.cfg.threads if self.device == "cpu" else 1)
 
     def write_row(self, state, **row):
         """Add a row to metrics.jsonl."""
@@ -97,7 +97,7 @@ def set_up(cfg, task, out, echo=print, device=None):
     pretrain_steps = cfg.pretrain_epochs * shuffled.steps_per_epoch
     total_steps = pretrain_steps + cfg.epochs * shuffled.steps_per_epoch
     if cfg.shards is None:  # a new run; a resumed one keeps what it began with
-        cfg.shards = cfg.threads if device == "cpu" else 1
+        cfg.shards = min(cfg.threads, cfg.batch_size) if device == "cpu" else 1
         cfg.schedule_steps = {"feed": pretrain_steps or total_steps, "lr": total_steps}
     return Run(
         cfg=cfg,

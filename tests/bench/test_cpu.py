@@ -8,7 +8,7 @@ from minaux.bench import cpu as bench
 from minaux.bench.cpu import Case, Child, measure, operations, peak, peaks
 from minaux.model import Draws
 from minaux.training.config import UserError
-from minaux.training.shards import workers
+from minaux.training.processes import processes
 
 TINY = {"N": 6, "H": 4, "L": 9}
 
@@ -52,9 +52,9 @@ def test_more_threads_than_sequences():
 
 
 def test_memory_is_that_of_each_process_once():
-    with workers(3) as run:
-        assert 3 * peak() / 10 < peaks(run, 3) < 30 * peak()
-        assert len(dict(run(bench.own_peak, [()] * 3))) == 3
+    with processes(3) as workers:
+        assert 3 * peak() / 10 < peaks(workers, 3) < 30 * peak()
+        assert len(dict(workers.run(bench.own_peak, (), [()] * 3))) == 3
 
 
 def test_pytorch_is_timed_beside_it():

@@ -129,9 +129,10 @@ def test_texts_are_learned_and_their_auxiliary_losses_fall(tmp_path):
     assert report["p_loss"] < report["p_constant"] and report["r_constant"] > 0
 
 
-def test_an_evaluation_of_texts_does_not_depend_on_the_batches(tmp_path):
+def test_an_evaluation_of_texts_does_not_depend_on_the_blocks(tmp_path, monkeypatch):
     x, found = texts(20, 30), []
-    for size in 3, 20:
+    for size, block in (3, 20), (20, 3):
+        monkeypatch.setattr("minaux.training.evaluation.BLOCK", block)
         run = token_run(tmp_path / str(size), x, aux="none", batch_size=size)
         state = new_state(run)
         with run.open_shards() as shards:

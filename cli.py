@@ -17,7 +17,7 @@ try:
     from minaux.figures import demo as demonstration
     from minaux.figures import export as exporting
     from minaux.figures.table import table_2
-    from minaux.training import config, evaluation, loop
+    from minaux.training import config, evaluation, loop, paper, report
     from minaux.training.checkpoint import RunDirectory, write_whole
     from minaux.training.config import CHOICES, UserError
     from minaux.training.run import new_state, saved_state, set_up
@@ -183,6 +183,8 @@ def train(out, resume, **given):
         if "task" not in given:
             raise click.UsageError(f"--task is needed: one of {', '.join(datasets.NAMES)}.")
         cfg = config.build(given, cores())
+        if given.get("pretrain_epochs") and not cfg.pretrain_epochs:
+            click.echo("--pretrain-epochs is 0 here: there is no auxiliary loss to pretrain with", err=True)
         size = f"{cfg.size}-" if "size" in given else ""
         kind = cfg.aux if cfg.model == "lstm" else cfg.model
         out = out or os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
@@ -202,6 +204,8 @@ def train(out, resume, **given):
         click.echo(f"\nstopped at once; go on from the last checkpoint with: {again}", err=True)
         sys.exit(130)
     click.echo(f"test accuracy {result['test_accuracy']:.2%} on {result['test_examples']:,} sequences")
+    if paper.reported(run.cfg) is not None:
+        click.echo(f"the paper reports {report.in_the_paper(run.cfg)}")
     click.echo(f"config.json, metrics.jsonl, checkpoint.npz and result.json are in {out}")
     if not result["complete"]:
         click.echo(f"the budget is spent after {result['steps']:,} steps; go on (with a new --budget) by: {again}")

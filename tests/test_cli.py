@@ -147,6 +147,25 @@ def test_quiet_prints_the_result_alone(invoke, finished, tmp_path):
     assert_same_run(tmp_path, finished)
 
 
+def test_one_set_of_options_serves_none_r_and_p(invoke, tmp_path):
+    for kind in "lstm", "irnn":
+        options = ["--aux", "none", "--model", kind, "--pretrain-epochs", 3, "--bptt", 5, "--quiet"]
+        ended = invoke("train", *SMALL, *options, "--out", tmp_path / kind)
+        assert ended.status == 0 and "--pretrain-epochs is 0 here" in ended.stderr
+        assert json.loads((tmp_path / kind / "config.json").read_text())["pretrain_epochs"] == 0
+    nothing = ["--aux", "none", "--pretrain-epochs", 0, "--quiet", "--out", tmp_path / "run"]
+    assert invoke("train", *SMALL, *nothing).stderr == ""
+
+
+def test_it_tells_what_the_paper_reports(invoke, tmp_path):
+    small = ["--task", "pmnist", "--limit-train", 3, "--valid", 0, "--limit-test", 2, "--epochs", 1, "--budget", 0]
+    ended = invoke("train", *small, "--aux", "p", "--bptt", 300, "--out", tmp_path / "run")
+    assert ended.stdout.count("the paper reports 92.5 % (Table 2: pmnist, aux p, truncation 300;") == 2
+    for n, options in enumerate([["--bptt", 299], ["--size", 14, "--bptt", 300], ["--aux", "rp"]]):
+        ended = invoke("train", *small, "--aux", "p", *options, "--out", tmp_path / str(n))
+        assert ended.status == 0 and "the paper" not in ended.stdout
+
+
 def test_it_tells_what_it_does(invoke, tmp_path):
     shown = invoke("train", *SMALL, "--out", tmp_path).stdout
     assert "35 training, 5 validation, 20 test" in shown
@@ -414,7 +433,7 @@ BAD_OPTIONS = [
     ("--model rnn", "lstm"),
     ("--dtype float16", "float32"),
     ("--preset large", "paper"),
-    ("--aux none --pretrain-epochs 1", "choose --aux r, p or rp"),
+    ("--aux none --pretrain-epochs -1", "--pretrain-epochs: -1 is out of range"),
     ("--aux none --model irnn --forget-bias chrono", "has no forget gates"),
     ("--valid 40", "leaves none of the 40"),
     ("--size 15", "choose 28 or 14"),

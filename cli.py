@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported ends it without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
     import click
     from tqdm import tqdm
@@ -20,7 +23,9 @@ try:
     from minaux.training import config, evaluation, loop, paper, report
     from minaux.training.checkpoint import RunDirectory, write_whole
     from minaux.training.config import CHOICES, UserError
+    from minaux.training.output import show_all, unstoppable
     from minaux.training.run import new_state, saved_state, set_up
+    from minaux.training.stop import Stopped
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing: first . .venv/bin/activate, or pip install -r requirements.txt")
 
@@ -166,7 +171,9 @@ SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; do
 @setting("size", SIZE, "28; dogs 128")
 @setting("max_length", "dbpedia: bytes of a text that are read, from its beginning.", "512")
 @setting("data_dir", "Folder of the task's files; npz: the file.", "the project's datasets/data/TASK", click.Path())
-@setting("out", "Run directory.", "runs/TASK-AUX-BPTT-sSEED", click.Path())
+@setting(
+    "out", "Run directory.", "runs/TASK-AUX-BPTT-sSEED, with --size behind TASK where it is given", click.Path()
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; other options may be left out.")
 @setting("budget", "Stop training after this time (30m, 2h), test, and be ready to resume.", "none", Duration())
 @setting("preset", "quick: 1 + 8 epochs; paper: the paper's protocol, 20 + 100 epochs.")
@@ -189,17 +196,21 @@ def train(out, resume, **given):
         kind = cfg.aux if cfg.model == "lstm" else cfg.model
         out = out or os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
     run = set_up(*load_task(cfg), out, echo=tqdm.write)
-    state = saved_state(run) if resume else new_state(run)
+    with run.directory.held(), unstoppable():
+        train_and_tell(run, saved_state(run) if resume else new_state(run))
+
+
+def train_and_tell(run, state):
+    """Train and test, and say what it came to, or how to go on."""
+    out = run.directory.path
     again = f"python cli.py train --resume --out {shlex.quote(out)}"
     try:
         result = loop.train(run, state)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise UserError(f"{told(error)}; mend that, and go on from the last checkpoint with: {again}") from error
-    except evaluation.Stopped:
+    except Stopped as stopped:
         click.echo(f"\nstopped and saved at step {state.step}; go on with: {again}", err=True)
-        sys.exit(130)
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
         click.echo(f"\nstopped at once; go on from the last checkpoint with: {again}", err=True)
         sys.exit(130)
@@ -484,4 +495,6 @@ def bench(as_json, rounds, steps, threads, device):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    show_all()
     cli()

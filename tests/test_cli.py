@@ -26,7 +26,7 @@ from minaux import model
 from minaux.training import config
 from minaux.training.checkpoint import RunDirectory, digest
 from minaux.training.run import set_up
-from tests.conftest import ROOT, SMALL, arrays, assert_same_arrays, assert_same_run, rows
+from tests.conftest import ROOT, SMALL, arrays, assert_same_arrays, assert_same_run, rows, tiny
 
 
 @pytest.fixture(scope="session")
@@ -779,6 +779,27 @@ def test_a_disk_that_is_full_from_the_start(invoke, sabotage, finished, tmp_path
 
 
 # --- bad input: numbers that run away ---
+
+
+def test_inputs_that_are_too_large_are_told_as_what_they_are(invoke, tmp_path):
+    """No learning rate would help: nothing has been learnt yet."""
+    x = np.random.default_rng(0).random((30, 6, 1)) * 1e30
+    np.savez(tmp_path / "x.npz", x=x.astype("float32"), y=np.arange(30) % 2)
+    ended = invoke(*tiny("npz", tmp_path / "x.npz", "p", tmp_path / "run"))
+    refused(ended, "not finite at step 1, before anything is learnt: the inputs go up to 9.97e+29; scale them")
+
+
+def test_a_config_of_a_newer_version_is_told_as_one(invoke, run):
+    saved = read(run / "config.json")
+    (run / "config.json").write_text(json.dumps({**saved, "version": "99.1", "dropout": 0.5}))
+    refused(invoke("evaluate", run), "was written by minaux 99.1,", "does not know dropout; use that version")
+    (run / "config.json").write_text(json.dumps({**saved, "dropout": 0.5}))  # this version wrote no such thing
+    refused(invoke("evaluate", run), "is damaged")
+
+
+def test_pretraining_tells_no_accuracy(invoke, tmp_path):
+    told = invoke("train", *SMALL, "--out", tmp_path / "run").stdout.splitlines()
+    assert "step 12, pretraining: validation" in told and any("valid accuracy" in line for line in told)
 
 
 @pytest.mark.parametrize("lr", ["1e30", "1e300"])

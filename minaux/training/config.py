@@ -11,6 +11,10 @@ class UserError(Exception):
     """Something the user can mend; its text is one line that says what is wrong and what to do."""
 
 
+class Newer(UserError):
+    """A file of a version that knows more than this one."""
+
+
 # What each preset sets, beneath the options the user gives. `quick` is what learned most in half an hour
 # (results/trials/notes.md, 7 and 8); `paper` is the paper's protocol.
 PRESETS = {
@@ -187,11 +191,18 @@ def read(path):
     """The Config in a run's config.json. Raises UserError if it is not one."""
     try:
         with open(path, encoding="utf-8") as file:
-            config = Config(**json.load(file))
+            values = json.load(file)
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Config)})
+        if unknown and values.get("version") != __version__:
+            whose = f"was written by minaux {values.get('version')}, this is {__version__}"
+            raise Newer(f"{path} {whose}, which does not know {', '.join(unknown)}; use that version")
+        config = Config(**values)
         check(config)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it or start a new run") from None
-    except (ValueError, TypeError, UserError) as error:
+    except Newer:
+        raise
+    except (ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or start a new run") from None
     return config
 

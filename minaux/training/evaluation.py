@@ -16,10 +16,6 @@ WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the 
 BLOCK = 64  # sequences a process tests at a time: from there on a column takes no less time (docs/speed.md)
 
 
-class Stopped(Exception):
-    """Ctrl-C, noticed between two batches; everything is saved."""
-
-
 # --- of a shard, on its device ---
 
 
@@ -105,7 +101,7 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
     """Accuracy, supervised loss and the auxiliary report on these `rows` of x and y, shortest first.
 
     The rows go in blocks of `BLOCK` sequences, each with its own anchors, the same in every evaluation: the result
-    does not depend on --batch-size and --threads. Raises Stopped once the Event `stop` is set.
+    does not depend on --batch-size and --threads. Raises Stopped if the Stop `stop` is set.
     """
     sums, lengths = {}, batches.lengths_of(x)
     order = rows[np.argsort(lengths[rows], kind="stable")]
@@ -114,8 +110,8 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
     blocks = [order[start : start + size] for start in range(0, len(order), size)]
     logits, n = getattr(run.model, "logits", None), shards.workers.n
     for first in tqdm(range(0, len(blocks), n), "evaluating", leave=False, disable=run.cfg.quiet or None):
-        if stop is not None and stop.is_set():
-            raise Stopped
+        if stop is not None:
+            stop.check()
         parts = []
         for number, some in enumerate(blocks[first : first + n], first):
             inputs = batches.take(x, some)

@@ -2,9 +2,6 @@
 L_supervised + aux_weight · L_auxiliary."""
 
 import contextlib
-import signal
-import sys
-import threading
 import time
 
 import numpy as np
@@ -13,8 +10,8 @@ from tqdm import tqdm
 from .. import model, optim
 from ..arrays import wait_for
 from . import batches, evaluation, report
-from .evaluation import Stopped
 from .run import save
+from .stop import Stopped, listening
 
 ROW_EVERY, SAVE_EVERY_S = 10, 60
 
@@ -22,7 +19,7 @@ ROW_EVERY, SAVE_EVERY_S = 10, 60
 def train(run, state):
     """Train from `state` to the end or until the budget is spent, test, and write result.json.
 
-    Returns result.json's contents. Raises Stopped after Ctrl-C (with everything saved), UserError if
+    Returns result.json's contents. Raises Stopped after a signal (with everything saved), UserError if
     the loss is not finite.
     """
     with run.open_shards() as shards, listening() as stop:
@@ -56,8 +53,7 @@ def train_steps(run, shards, state, stop):
             if due and saved != (state.step, state.evaluated):
                 save(run, state)
                 saved, saved_at = (state.step, state.evaluated), now
-            if stop.is_set():
-                raise Stopped
+            stop.check()
             if over:
                 return
             bar.set_description("pretrain" if state.step < run.pretrain_steps else "joint", refresh=False)
@@ -87,7 +83,7 @@ def train_step(run, shards, state):
     if run.device == "cpu" or row_is_due(run, step + 1):
         row = {name: value if value is None or name == "phase" else float(value) for name, value in row.items()}
         if not np.isfinite([float(norm), *map(float, losses.values())]).all():
-            raise run.diverged(f"the loss or its gradient is not finite at step {step + 1}")
+            raise run.diverged(f"the loss or its gradient is not finite at step {step + 1}", step)
     else:
         row = None
     optim.clip(grads, norm, cfg.clip)
@@ -133,23 +129,6 @@ def progress_bar(run, state):
     shape = "{desc} {percentage:.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
     quiet = run.cfg.quiet or None  # None: no bar either where there is no terminal
     return tqdm(total=run.total_steps, initial=state.step, bar_format=shape, disable=quiet)
-
-
-@contextlib.contextmanager
-def listening():
-    """Within: an Event that the first Ctrl-C sets, to stop after this batch; the second stops at once."""
-    stop = threading.Event()
-
-    def ask(*_):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop.set()
-        tqdm.write("stopping after this batch; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def estimate(run, shards, state, stop):

@@ -71,6 +71,8 @@ def evaluation(split, step, phase, report):
     """Accuracy, and a line for each auxiliary loss, beside its rivals without memory."""
     where = f"weights of step {step}" if split == "test" else f"step {step}, {phase}"
     lines = [f"{where}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"]
+    if phase == "pretraining" and split == "valid":  # the classifier is untrained
+        lines = [f"{where}: validation"]
     rivals = {"constant": "constant", "position_mean": "position mean", "copy": "copy", "swap_gap": "swap gap"}
     for kind in "rp":
         if f"{kind}_loss" in report:

@@ -68,8 +68,13 @@ class Run:
         epoch = -(-state.step // self.steps_per_epoch)
         self.directory.write_row(**row, epoch=epoch, step=state.step, elapsed_s=round(state.elapsed_s, 2))
 
-    def diverged(self, what):
-        """The UserError for numbers that are not finite."""
+    def diverged(self, what, step=None):
+        """The UserError for numbers that are not finite after `step` updates."""
+        if step == 0:  # the weights are the initial ones
+            largest = max(np.abs(x).max() for x in self.task.x_train)
+            return UserError(
+                f"{what}, before anything is learnt: the inputs go up to {largest:.3g}; scale them to about 1"
+            )
         kept = f"{self.directory.checkpoint} keeps the last good weights"
         return UserError(f"{what}: stopped, {kept}; try a lower --lr")
 

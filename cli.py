@@ -25,6 +25,7 @@ try:
     from minaux.training.config import CHOICES, UserError
     from minaux.training.output import show_all, unstoppable
     from minaux.training.run import new_state, saved_state, set_up
+    from minaux.training.shards import cores, run_program
     from minaux.training.stop import Stopped
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing: first . .venv/bin/activate, or pip install -r requirements.txt")
@@ -76,10 +77,6 @@ def setting(name, text, default=None, kind=None):
         kind = Steps(*config.WORDS[name], number=number)
     default = field.default if default is None else default
     return click.option(config.option(name), name, type=kind or number, help=f"{text}  [default: {default}]")
-
-
-def cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def told(error):
@@ -497,4 +494,4 @@ def bench(as_json, rounds, steps, threads, device):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     show_all()
-    cli()
+    run_program(cli)

@@ -50,22 +50,32 @@ class Memory:
 
     def write(self, thing):
         """Write the arrays of `thing` here. Returns what `read` needs to make it again: short bytes."""
-        buffers = []
-        rest = pickle.dumps(thing, 5, buffer_callback=buffers.append)
-        buffers = [buffer.raw() for buffer in buffers]
-        ends = [0]
-        for buffer in buffers:
-            ends.append(ends[-1] + -(-len(buffer) // 64) * 64)  # each begins a cache line
-        view = self.first(ends[-1])
-        for begin, buffer in zip(ends, buffers):
-            view[begin : begin + len(buffer)] = buffer
-        return pickle.dumps((rest, [(begin, len(buffer)) for begin, buffer in zip(ends, buffers)]))
+        return pack(thing, self.first)
 
     def read(self, written):
         """What was written, its arrays where they lie: to be read only, and until the next `write`."""
-        rest, places = pickle.loads(written)
-        view = self.first(max((begin + size for begin, size in places), default=0)).toreadonly()
-        return pickle.loads(rest, buffers=[view[begin : begin + size] for begin, size in places])
+        return unpack(written, self.first)
+
+
+def pack(thing, first):
+    """Write the arrays of `thing` into the memory first(size). Returns what `unpack` needs: short bytes."""
+    buffers = []
+    rest = pickle.dumps(thing, 5, buffer_callback=buffers.append)
+    buffers = [buffer.raw() for buffer in buffers]
+    ends = [0]
+    for buffer in buffers:
+        ends.append(ends[-1] + -(-len(buffer) // 64) * 64)  # each begins a cache line
+    view = first(ends[-1])
+    for begin, buffer in zip(ends, buffers):
+        view[begin : begin + len(buffer)] = buffer
+    return pickle.dumps((rest, [(begin, len(buffer)) for begin, buffer in zip(ends, buffers)], ends[-1]))
+
+
+def unpack(packed, first):
+    """What was packed, its arrays where they lie in first(size), to be read only."""
+    rest, places, size = pickle.loads(packed)
+    view = first(size).toreadonly()
+    return pickle.loads(rest, buffers=[view[begin : begin + size] for begin, size in places])
 
 
 def python(code):
@@ -108,7 +118,8 @@ class Worker:
         except (EOFError, ConnectionError):
             status = self.process.wait()
             how = f"signal {-status}" if status < 0 else f"status {status}"
-            raise WorkerError(f"worker process {self.process.pid} ended with {how}") from None
+            advice = "for lack of memory perhaps; to go on with fewer --threads gives the same bits in less memory"
+            raise WorkerError(f"worker process {self.process.pid} ended with {how}, {advice}") from None
 
     def end(self):
         self.process.kill()
@@ -129,9 +140,9 @@ class Processes:
 
         Workers import `function`. What they answer is to be read only, and until the next call.
         """
-        while len(self.workers) < min(self.n, len(parts)) - 1:
+        shares = [parts[i :: self.n] for i in range(max(1, min(self.n, len(parts))))]
+        while len(self.workers) < len(shares) - 1:
             self.workers.append(Worker(self.common))
-        shares = [parts[i :: self.n] for i in range(min(self.n, len(parts)))]
         if self.workers:
             written = self.common.write((function, common))
         for worker, share in zip(self.workers, shares[1:]):

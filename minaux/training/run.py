@@ -102,7 +102,7 @@ def set_up(cfg, task, out, echo=print, device=None):
     pretrain_steps = cfg.pretrain_epochs * shuffled.steps_per_epoch
     total_steps = pretrain_steps + cfg.epochs * shuffled.steps_per_epoch
     if cfg.shards is None:  # a new run; a resumed one keeps what it began with
-        cfg.shards = min(cfg.threads, cfg.batch_size) if device == "cpu" else 1
+        cfg.shards = min(shards.ranks.size() * (cfg.threads if device == "cpu" else 1), cfg.batch_size)
         cfg.schedule_steps = {"feed": pretrain_steps or total_steps, "lr": total_steps}
     return Run(
         cfg=cfg,

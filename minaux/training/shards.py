@@ -2,18 +2,21 @@
 
 Each shard of sequences is worked on by itself, and the gradients are summed in the order of the shards, whichever
 was ready first: a run's bits depend on the number of shards, not on who computed them. Nothing else knows of
-workers: they are processes of this machine (processes.py).
+workers: they are processes of this machine (processes.py), or ranks of MPI and their processes (ranks.py).
 """
 
 import contextlib
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import array_module
+from . import ranks
 from .batches import scaled
 from .config import UserError
 from .processes import WorkerError, processes
+from .ranks import run_program as run_program
 
 
 class Shards(NamedTuple):
@@ -21,7 +24,7 @@ class Shards(NamedTuple):
 
     n: int
     dtype: str  # of the numbers that a shard gets
-    workers: Any  # `n` of them, which `run`: see processes.Processes
+    workers: Any  # `n` of them, which `run`: Processes or Ranks
 
     def loss_and_grads(self, function, *batch, **options):
         """The whole batch's Result, given a model's loss_and_grads as `function`; the rest as in `each`."""
@@ -71,13 +74,21 @@ def on_shard(function, params, masks, dtype, options, x, y, draws, lengths):
 
 @contextlib.contextmanager
 def open_shards(n, dtype, threads):
-    """Within: the Shards, with so many processes to work on them. Raises UserError if one of them dies."""
+    """Within: the Shards, with so many processes to work on them, of each rank where there are several. Raises
+    UserError if one of them dies."""
     try:
-        with quietly(), processes(threads) as workers:
+        some = processes(threads) if ranks.size() == 1 else ranks.ranks(min(threads, -(-n // ranks.size())))
+        with quietly(), some as workers:
             yield Shards(n, dtype, workers)
     except WorkerError as error:
-        advice = "to go on with fewer --threads gives the same bits in less memory"
-        raise UserError(f"{error}, for lack of memory perhaps; {advice}") from None
+        raise UserError(str(error)) from None
+
+
+def cores():
+    """How many processes should be able to work at a time; of a rank of several, one."""
+    if ranks.size() > 1:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quietly():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from . import cifar10, dbpedia, dogs, files, mnist, npz
 from .files import File
-from .task import DataError, Incomplete, Task, counted
+from .task import DataError, Incomplete, Task, counted, fingerprint
 
 __all__ = [
     "NAMES",
@@ -20,6 +20,7 @@ __all__ = [
     "command",
     "describe",
     "fetch",
+    "fingerprint",
     "folder",
     "load",
     "survey",

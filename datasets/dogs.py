@@ -5,16 +5,14 @@ Each picture is scaled whole to size x size, with nothing cropped and whatever i
 filter, which on the way down averages over all the pixels that a new one covers.
 """
 
-import errno
 import hashlib
 import io
-import os
 import pathlib
 
 import numpy as np
 from tqdm import tqdm
 
-from . import files
+from . import files, keep
 from .task import DataError, Task, brief, counted, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dogs"
@@ -51,9 +49,9 @@ def load(folder, size=128):
         raise ValueError(f"--size: {size} is not a size of dogs, choose 16 to 128")
     splits = read_lists(folder)
     path = kept(folder, size)
-    if not path.exists() or not fits(read_kept(path), splits, size):
-        save(path, scale_all(folder, splits, size))
-    return task(read_kept(path), splits)
+    if not path.exists() or not fits(keep.read(path), splits, size):
+        keep.save(path, scale_all(folder, splits, size))
+    return task(keep.read(path), splits)
 
 
 def check(folder):
@@ -63,7 +61,7 @@ def check(folder):
     for size in range(16, 129):
         path = kept(folder, size)
         if path.exists():
-            records = read_kept(path)
+            records = keep.read(path)
             if not fits(records, splits, size) or (records["file"] != anew["file"]).any():
                 raise DataError(f"{path} is of other pictures or lists than are here: delete it, it is made anew")
             if any((digest(one["pixels"]) != one["sha256"]).any() for one in records):
@@ -156,43 +154,6 @@ def scale(data, place, size):
 
 def kept(folder, size):
     return folder / f"pixels-{size}.npy"
-
-
-def save(path, records):
-    """Write the file whole or not at all."""
-    for left in path.parent.glob(f"{path.name}.*.tmp"):
-        if not running(int(left.suffixes[-2][1:])):  # killed while it wrote
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, records)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # NumPy's, of a full disk, has no number
-        number = error.errno or errno.ENOSPC
-        raise OSError(number, os.strerror(number), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def running(pid):
-    try:
-        os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # another user's
-    return True
-
-
-def read_kept(path):
-    """The records in it, mapped into memory. Raises DataError if it is damaged."""
-    try:
-        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
-    except Exception as error:  # as above
-        raise DataError(f"{path} is damaged ({brief(error)}): delete it, it is made anew") from None
 
 
 def fits(records, splits, size):

@@ -382,6 +382,16 @@ def test_a_damaged_archive_is_named(tmp_path):
             list(members(path, ["top/a"]))
 
 
+def test_a_disk_that_fails_is_no_damaged_archive(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    path = archive(tmp_path / "a.tar", "top/a")
+    monkeypatch.setattr(tarfile.ExFileObject, "read", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        list(members(path, ["top/a"]))
+
+
 def test_what_an_archive_lacks_is_named(tmp_path):
     path = archive(tmp_path / "a.tar", "top/a")
     with pytest.raises(DataError, match="a.tar lacks top/b"):

@@ -11,14 +11,15 @@ CHUNK = 1 << 24  # bytes that `fingerprint` copies at a time, where an array doe
 class Task(NamedTuple):
     """Labelled sequences, split into training and test.
 
-    Of numbers: x is `[n, T, D]`, T steps of D numbers each, uint8 where a value v stands for v/255, or float32
-    as it is. Of tokens: x is a list of n arrays `[T_i]` of whole numbers from 0 to tokens-1, each T_i at least 3.
+    Of numbers: x is `[n, T, D]`, T steps of D numbers each, uint8 where a value v stands for v/255, or float32 or
+    float64 as it is. Of tokens: x is a list of n arrays `[T_i]` of whole numbers from 0 to tokens-1, each T_i at
+    least 3.
     """
 
     x_train: Any
-    y_train: Any  # [n] int64, 0 ... classes-1
+    y_train: Any  # [n] int64, 0 ... classes-1; -1: it has no label
     x_test: Any
-    y_test: Any
+    y_test: Any  # all have labels
     classes: int
     permutation: str | None = None  # the name of the order of steps, if it is not the natural one
     order: Any = None  # of pictures: which pixel, counted in rows from the top left, each step is, [T]

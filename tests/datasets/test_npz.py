@@ -382,3 +382,16 @@ def test_the_readmes_example_is_a_task(tmp_path, monkeypatch, invoke):
     small = "--hidden 8 --limit-train 60 --epochs 1 --batch-size 16 --threads 1 --quiet --out run".split()
     ended = invoke(*command.split(), *small)
     assert ended.status == 0 and "test accuracy" in ended.stdout
+
+
+@pytest.mark.parametrize("name", ["tokens.npz", "texts.npz"])
+def test_the_examples_of_the_docs_are_tasks(name, tmp_path, monkeypatch):
+    page = (pathlib.Path(__file__).parent.parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    [code] = re.findall(rf'```python\n([^`]*savez\("{name}".*?)```', page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    task = datasets.load("npz", data_dir=name)
+    assert task.classes == 2 and len({len(steps) for steps in task.x_train}) > 1
+    if name == "texts.npz":
+        found = {bytes(steps.tolist()) for steps in task.x_train}
+        assert found == {b"a first text", b"and another", b"the third"}

@@ -101,7 +101,7 @@ def read_list(data, place):
     try:
         mat = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=("file_list", "labels"))
         names = [str(name) for name in np.atleast_1d(mat["file_list"])]
-        labels = [int(label) for label in np.atleast_1d(mat["labels"])]
+        labels = [float(label) for label in np.atleast_1d(mat["labels"])]
     except Exception:  # a damaged .mat raises nearly anything
         raise DataError(f"{place} is damaged, or holds no file_list and labels: restore it") from None
     if len(names) != len(labels) or not names:
@@ -109,11 +109,11 @@ def read_list(data, place):
             f"{place} has {counted(len(names), 'picture')} and {counted(len(labels), 'label')}: restore it"
         )
     for i, (name, label) in enumerate(zip(names, labels)):
-        if not 1 <= label <= CLASSES:
-            raise DataError(f"{place}: entry {i}, {name}, has label {label}, not 1 to {CLASSES}: restore it")
+        if label not in range(1, CLASSES + 1):
+            raise DataError(f"{place}: entry {i}, {name}, has label {label:g}, not 1 to {CLASSES}: restore it")
     if len(set(names)) < len(names):
         raise DataError(f"{place} lists a picture twice: restore it")
-    return {files.inside(name, place): label for name, label in zip(names, labels)}
+    return {files.inside(name, place): int(label) for name, label in zip(names, labels)}
 
 
 def pictures(splits):
@@ -163,7 +163,7 @@ def scale(data, place, size):
             image.load()
             small = as_shown(image).resize((size, size), Image.Resampling.BILINEAR)
     except UnidentifiedImageError:
-        raise DataError(f"{place} is no JPEG or PNG: restore it") from None
+        raise DataError(f"{place} is no JPEG or PNG: restore it, or save it as one") from None
     except Exception as error:  # as above
         raise DataError(f"{place} does not decode ({brief(error)}): restore it") from None
     return np.asarray(small).reshape(-1, 3)

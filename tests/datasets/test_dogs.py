@@ -407,7 +407,8 @@ def test_a_picture_that_does_not_decode_is_named(harm, tree):
     else:
         path.write_bytes(b"no picture" if harm == "text" else b"")
     says = r"does not decode \(.*\)" if harm == "cut" else "is no JPEG or PNG"
-    with pytest.raises(DataError, match=f"^{re.escape(str(path))} {says}: restore it$"):
+    remedy = "restore it" if harm == "cut" else "restore it, or save it as one"
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} {says}: {remedy}$"):
         load(tree)
     assert {path.name for path in tree.iterdir()} == {"Images", "train_list.mat", "test_list.mat"}
 
@@ -500,6 +501,7 @@ def test_the_list_judges_pictures_by_the_lists(tree, invoke):
     "pictures, says",
     [
         ({**TEST, "n01-Pug/n01_3.jpg": 0}, "entry 2, n01-Pug/n01_3.jpg, has label 0, not 1 to 120"),
+        ({"n01-Pug/n01_3.jpg": 1.7}, "entry 0, n01-Pug/n01_3.jpg, has label 1.7, not 1 to 120"),
         ({"n01-Pug/n01_3.jpg": 121}, "entry 0, n01-Pug/n01_3.jpg, has label 121, not 1 to 120"),
         ({"../../etc/passwd": 1}, "holds the path ../../etc/passwd, which leaves its folder"),
         ({**TEST, **dict(list(TRAIN.items())[:1])}, "both list n01-Pug/n01_1.jpg"),

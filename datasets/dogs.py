@@ -52,9 +52,11 @@ def load(folder, size=128):
         raise ValueError(f"--size: {size} is not a size of dogs, choose 16 to 128")
     splits = read_lists(folder)
     path = folder / kept(size)
-    if not up_to_date(path, folder, splits, size) and not keep.writable(folder):
+    there = up_to_date(path, folder, splits, size)
+    if not there and not keep.writable(folder):
         path = keep.elsewhere(folder) / kept(size)
-    if not up_to_date(path, folder, splits, size):
+        there = up_to_date(path, folder, splits, size)
+    if not there:
         keep.make_room(path, len(pictures(splits)) * record(size).itemsize)
         keep.save(path, scale_all(folder, splits, size, pixels_by_file(path, size)))
     return task(keep.read(path), splits)

@@ -74,7 +74,9 @@ def place(folder, name):
     top, _, below = name.partition("/")
     whole, bare = folder / name, folder / (below or name)
     for path in whole, bare:
-        for ending in dict.fromkeys([path.suffix, path.suffix.lower(), path.suffix.upper()]):
+        if path.exists():
+            return path
+        for ending in path.suffix.lower(), path.suffix.upper():
             if path.with_suffix(ending).exists():
                 return path.with_suffix(ending)
     return whole if (folder / top).exists() else bare

@@ -20,10 +20,12 @@ def notes(run):
 def classes(task, train_rows, test_rows, limit_train):
     """Notes on the classes. Raises UserError if training has less than two."""
     y, y_test = task.y_train[train_rows], task.y_test[test_rows]
-    seen, limited = np.unique(y[y >= 0]), limit_train is not None and limit_train < len(task.y_train)
+    beyond = task.y_train[len(task.y_train) if limit_train is None else limit_train :]  # what the limit leaves out
+    seen = np.unique(y[y >= 0])
     if len(seen) < 2:
         alike = f"of class {seen[0]}" if len(seen) else "without a label"
-        remedy = "raise --limit-train" if limited else "add sequences of another class"
+        others = np.setdiff1d(beyond[beyond >= 0], seen)
+        remedy = "raise --limit-train" if len(others) else "add sequences of another class"
         raise UserError(f"all {len(y):,} training sequences are {alike}, there is nothing to tell apart: {remedy}")
     unseen = np.setdiff1d(y_test, seen)
     if not len(unseen):
@@ -31,7 +33,8 @@ def classes(task, train_rows, test_rows, limit_train):
     some = ", ".join(map(str, unseen[:5])) + ", ..." * (len(unseen) > 5)
     which = f"class {some}" if len(unseen) == 1 else f"{len(unseen)} classes ({some})"
     tested = f"{np.isin(y_test, unseen).sum():,} of {len(y_test):,} test sequences are"
-    return [f"training has no sequence of {which}, and {tested}" + "; raise --limit-train" * limited]
+    remedy = "; raise --limit-train" if np.isin(unseen, beyond).any() else ""
+    return [f"training has no sequence of {which}, and {tested}{remedy}"]
 
 
 def largest(task):

@@ -56,6 +56,11 @@ def test_of_usual_data_nothing_is_told(told):
             {"limit_train": 9},
             "all 9 .* of class 0, there is nothing to tell apart: raise --limit-train",
         ),
+        (
+            Y * 0 + 7,
+            {"limit_train": 9},
+            "all 9 .* of class 7, .*: add sequences of another class",
+        ),
         (np.sort(Y), {"limit_train": 10, "valid": 4}, "all 6 training sequences are of class 0"),
     ],
 )
@@ -78,8 +83,12 @@ def test_pretraining_alone_needs_no_classes(told):
         (
             np.arange(40),
             {"limit_train": 39},
-            "note: training has no sequence of 36 classes (4, 5, 6, 7, 8, ...), and 36 of 40 test sequences are; "
-            "raise --limit-train",
+            "note: training has no sequence of 36 classes (4, 5, 6, 7, 8, ...), and 36 of 40 test sequences are",
+        ),
+        (
+            Y,
+            {"limit_train": 3},
+            "note: training has no sequence of class 3, and 10 of 40 test sequences are; raise --limit-train",
         ),
     ],
 )

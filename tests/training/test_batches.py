@@ -41,6 +41,8 @@ def test_numbers_are_taken_as_they_are():
     numbers = batches.scaled(x, "float32")
     assert numbers.dtype == np.float32 and numbers.max() == 23 / np.float32(255) and x.max() == 23
     assert (batches.scaled(x.astype("float64"), "float32") == x).all()
+    seconds = 1.7e9 + np.arange(24.0).reshape(4, 3, 2)  # float32 would have one number for all
+    assert (batches.scaled(seconds, "float64") == seconds).all()
 
 
 def test_a_batch_holds_sequences_of_like_length_and_an_epoch_all_of_them(monkeypatch):
@@ -141,10 +143,10 @@ def test_an_evaluation_of_texts_does_not_depend_on_the_blocks(tmp_path, monkeypa
 
 
 def test_floats_are_taken_as_they_are(tmp_path):
-    x = np.random.default_rng(0).standard_normal((6, 5, 2)).astype("float32")
+    x, y = np.random.default_rng(0).standard_normal((6, 5, 2)).astype("float32"), np.arange(6) % 2
     run = set_up(
         config.build({"task": "npz", "epochs": 1, "bptt": 5, "valid": 0, "quiet": True}, 1),
-        Task(x, np.zeros(6, int), x, np.zeros(6, int), classes=2),
+        Task(x, y, x, y, classes=2),
         tmp_path / "run",
     )
     np.testing.assert_allclose(run.mean, x.mean(0), rtol=1e-5)

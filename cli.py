@@ -16,7 +16,7 @@ try:
 
     import datasets
     from minaux import __version__
-    from minaux.figures import analyses, plots
+    from minaux.figures import analyses, plots, reconstructions
     from minaux.figures import demo as demonstration
     from minaux.figures import export as exporting
     from minaux.figures.table import table_2
@@ -350,7 +350,7 @@ def reconstruct(run, out, data_dir):
     """Draw true segments and what RUN's auxiliary decoder makes of them, or put them side by side as text."""
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
-    found = plots.reconstruction(set_up(*load_task(cfg), run, device="cpu"))
+    found = reconstructions.reconstruction(set_up(*load_task(cfg), run, device="cpu"))
     if isinstance(found, str) and out is None:
         click.echo(found)
         return

@@ -5,7 +5,7 @@ import os
 from ..training import config
 from ..training.checkpoint import read_result
 from ..training.config import UserError
-from .plots import short_names
+from .names import short_names
 
 # The paper's Table 2: test accuracy in percent.
 TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR10"}

@@ -328,6 +328,10 @@ def check(name, data_dir):
         raise UserError(str(error)) from None
 
 
+def left_out(line):
+    click.echo(line, err=True)
+
+
 runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 
 
@@ -336,9 +340,10 @@ runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN..."
 @click.option("--out", default="curves.png", show_default=True, help="The picture to write: .png, .pdf or .svg.")
 @one_line_errors
 def plot(runs, out):
-    """Draw the curves of RUNs: accuracy, supervised and auxiliary loss."""
-    plots.save(plots.plot(list(dict.fromkeys(runs))), out)
-    click.echo(f"{out} is written")
+    """Draw the curves of RUNs: accuracy, losses, and whether r's decoder uses the state (its swap gap)."""
+    plots.picture_kind(out)
+    plots.save(plots.plot(list(dict.fromkeys(runs)), left_out), out)
+    click.echo(f"{click.format_filename(out)} is written")
 
 
 @cli.command()

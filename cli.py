@@ -19,6 +19,7 @@ try:
     from minaux.figures import analyses, plots, reconstructions
     from minaux.figures import demo as demonstration
     from minaux.figures import export as exporting
+    from minaux.figures.names import check_out
     from minaux.figures.table import table_2
     from minaux.training import config, evaluation, loop, paper, report
     from minaux.training.checkpoint import RunDirectory, write_whole
@@ -352,7 +353,13 @@ def plot(runs, out):
 @click.option("--data-dir", type=click.Path(), help="The task's files, if they are elsewhere now.")
 @one_line_errors
 def reconstruct(run, out, data_dir):
-    """Draw true segments and what RUN's auxiliary decoder makes of them, or put them side by side as text."""
+    """Draw true segments, what RUN's auxiliary heads make of them, and a rival that does not know the sequence.
+
+    r's rival is its own decoder started from another sequence's state, p's is the mean at each position. Text is
+    printed line below line.
+    """
+    if out is not None:
+        check_out(out, "reconstruction.png")
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
     found = reconstructions.reconstruction(set_up(*load_task(cfg), run, device="cpu"))
@@ -364,7 +371,7 @@ def reconstruct(run, out, data_dir):
         write_whole(out, f"{found}\n".encode())
     else:
         plots.save(found, out)
-    click.echo(f"{out} is written")
+    click.echo(f"{click.format_filename(out)} is written")
 
 
 @cli.command()

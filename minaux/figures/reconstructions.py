@@ -1,67 +1,119 @@
-"""Pictures of what the auxiliary heads answer, beside the truth."""
+"""Pictures of what the auxiliary heads answer, beside the truth and a rival that does not know the sequence."""
 
 import math
 
 import numpy as np
 
 from ..training import evaluation
+from .names import short_names, write_name
+
+SAME_ORDER = "The segment in full contrast, the rest of the picture faded."
+IN_TIME = "Each square is the segment alone, its steps in the order of time, line by line."
 
 
 def reconstruction(run, n=6):
-    """What the run's auxiliary heads answer on the first n test sequences, r's decoder fed its own outputs only:
-    a figure, or for tokens a text. Raises UserError if the run has no auxiliary loss."""
+    """What the run's auxiliary heads answer on the first n test sequences: a figure, or for tokens a text. r's
+    decoder reads its own outputs but at its first step. Raises UserError if there is no auxiliary loss."""
+    x, answers, step = evaluation.answers(run, n)  # [n, T, D], of tokens [n, T]
+    [name] = short_names([run.directory.path]).values()
+    name = f"{name}: weights of step {step} on {run.cfg.task}'s first {len(x)} test sequences"
+    if run.task.tokens:
+        return texts(name, x, answers, run.task.tokens)
+    return figure_of(name, x, answers[:4], run.task.order)
+
+
+def figure_of(name, x, answers, order):
+    """A line of axes for the truth, one for the answer, one for the rival, below each other for each answer.
+    `order [T]` says which pixel of its picture each step is, None if there are no pictures."""
     from matplotlib.figure import Figure
 
-    x, answers = evaluation.answers(run, n)  # [n, T, D]; ("r" or "p", first step, [n, ., D]) each; tokens without D
-    if run.task.tokens:
-        return texts(x, answers, run.task.tokens)
-    answers = answers[:4]  # anchors
-    rows = [(kind, first, y, own) for kind, first, y in answers for own in (False, True)]
-    pictures = run.task.order is not None
-    figure = Figure(figsize=(1.9 * len(x), (1.9 if pictures else 1.5) * len(rows) + 0.4), layout="constrained")
-    grid = figure.subplots(len(rows), len(x), squeeze=False)
-    for axes, (kind, first, y, own) in zip(grid, rows):
-        verb = {"r": "reconstructed", "p": "predicted"}[kind]
-        steps = slice(first, first + y.shape[1])
-        name = f"{kind}: {verb}" if own else f"{kind}: true"
-        for one, true, answer in zip(axes, x, y):
-            if pictures:
-                whole = true.copy()
-                if own:
-                    whole[steps] = answer
-                one.imshow(picture(whole, steps, run.task.order), cmap="gray", vmin=0, vmax=1)
-                one.set(xticks=[], yticks=[])
-            else:
-                one.plot(range(steps.start, steps.stop), answer if own else true[steps], linewidth=0.9)
-                one.set_ylim(float(x.min()), float(x.max()))
-                one.tick_params(labelsize="x-small")
-                one.set_xlabel("step", fontsize="small")
-        axes[0].set_ylabel(name)
-    if pictures:
-        figure.suptitle("the segment in full contrast, the rest of the picture faded", fontsize="small")
+    in_order = order is not None and (order == np.arange(len(order))).all()
+    width, height = 1.4 * len(x) + 1, (1.42 if order is not None else 1.2) * 3 * len(answers)
+    figure = Figure(figsize=(width, height + 0.6 * len(answers) + 0.6), layout="constrained")
+    title = figure.suptitle("", fontsize="medium")
+    write_name(title, name)
+    for part, answer in zip(np.atleast_1d(figure.subfigures(len(answers))), answers):
+        part.suptitle(heading(answer), fontsize="small")
+        grid = part.subplots(3, len(x), squeeze=False)
+        for line, (words, y) in zip(grid, shown(x, answer)):
+            line[0].set_ylabel(words, fontsize="small")
+            for axes, whole, values in zip(line, x, y):
+                if order is None:
+                    draw_numbers(axes, whole, values, answer.first)
+                else:
+                    pixels = picture(whole, values, answer.first, order) if in_order else in_time(values)
+                    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+                    axes.set(xticks=[], yticks=[])
+    if order is not None:
+        figure.supxlabel(SAME_ORDER if in_order else IN_TIME, fontsize="small")
     return figure
 
 
-def picture(x, steps, order):
-    """The steps x `[T, D]` as a square picture, `[s, s]` or `[s, s, D]`, faded outside of `steps`."""
+def heading(answer):
+    """What is answered, from what."""
+    first, last = answer.first, answer.first + answer.y.shape[1] - 1
+    if answer.kind == "r":
+        return f"r, anchor {answer.anchor}: steps {first} to {last}, from the state after step {answer.anchor}"
+    return f"p, anchor {answer.anchor}: steps {first} to {last}, each from the state before it"
+
+
+def shown(x, answer):
+    """[(words, `[n, ., D]` or `[n, .]`)] of the truth, the answer and its rival."""
+    verb = {"r": "reconstructed", "p": "predicted"}[answer.kind]
+    return [
+        ("true", x[:, answer.first : answer.first + answer.y.shape[1]]),
+        (f"{verb}\nloss {answer.loss:.4f}", answer.y),
+        (f"{answer.rival}\nloss {answer.rival_loss:.4f}", answer.rival_y),
+    ]
+
+
+def draw_numbers(axes, whole, values, first):
+    axes.plot(range(first, first + len(values)), values, linewidth=0.9)
+    low, high = float(whole.min()), float(whole.max())
+    margin = 0.05 * (high - low) or 1
+    axes.set_ylim(low - margin, high + margin)
+    axes.tick_params(labelsize="x-small")
+
+
+def picture(x, values, first, order):
+    """The sequence x `[T, D]` as a square picture, `[s, s]` or `[s, s, D]`, with the `values` from step `first` on,
+    and faded outside of them."""
     pixels = 0.35 + 0.2 * x
-    pixels[steps] = x[steps].clip(0, 1)
+    pixels[first : first + len(values)] = values.clip(0, 1)
     out = np.empty_like(pixels)
     out[order] = pixels
-    side = math.isqrt(len(out))
-    return out.reshape(side, side, -1).squeeze(2) if out.shape[1] == 1 else out.reshape(side, side, -1)
+    return squared(out)
 
 
-def texts(x, answers, vocabulary):
-    """The true segments above the answers, as lines of text; tokens that are no bytes as numbers."""
-    lines = []
-    for kind, first, y in answers:
-        for true, answer in zip(x, y):
-            for name, tokens in ("true", true[first : first + len(answer)]), (kind, answer):
-                if vocabulary == 256:  # a sign for each byte, so that the lines stay side by side
-                    text = "".join(chr(token) if 32 <= token < 127 else "." for token in tokens)
-                else:
-                    text = " ".join(map(str, tokens))
-                lines.append(f"{name:>4}  {text}")
+def in_time(values):
+    """The values `[., D]` line by line in a square that has room for them, with holes in the end."""
+    side = math.ceil(math.sqrt(len(values)))
+    out = np.full((side * side, values.shape[1]), np.nan)
+    out[: len(values)] = values.clip(0, 1)
+    return squared(out)
+
+
+def squared(pixels):
+    side = math.isqrt(len(pixels))
+    return pixels.reshape(side, side, *pixels.shape[1:] if pixels.shape[1] > 1 else ())
+
+
+def texts(name, x, answers, vocabulary):
+    """True segments, answers and rivals below each other, as lines of text; tokens that are no bytes as numbers."""
+    lines = [name, ""]
+    for answer in answers:
+        words, ys = zip(*shown(x, answer))
+        losses = ", ".join(word.replace("\n", ": ") for word in words[1:])
+        lines += [heading(answer), losses, ""]
+        width = max(len(answer.rival), 13)
+        for one in zip(*ys):
+            lines += [f"{word.split(chr(10))[0]:>{width}}  {signs(y, vocabulary)}" for word, y in zip(words, one)]
             lines.append("")
     return "\n".join(lines)
+
+
+def signs(tokens, vocabulary):
+    """A sign for each byte, or numbers of one width, so that the lines can be compared."""
+    if vocabulary == 256:
+        return "".join(chr(token) if 32 <= token < 127 else "." for token in tokens)
+    return " ".join(f"{token:{len(str(vocabulary - 1))}}" for token in tokens)

@@ -6,9 +6,11 @@ import numpy as np
 
 from ..training import evaluation
 from .names import short_names, write_name
+from .plots import COLORS, LINES
 
 SAME_ORDER = "The segment in full contrast, the rest of the picture faded."
-IN_TIME = "Each square is the segment alone, its steps in the order of time, line by line."
+IN_TIME = "Each square is the segment alone, its steps in the order of time, line by line; blue is beyond its end."
+NUMBERS = "A line for each channel, against the step."
 
 
 def reconstruction(run, n=6):
@@ -34,18 +36,17 @@ def figure_of(name, x, answers, order):
     write_name(title, name)
     for part, answer in zip(np.atleast_1d(figure.subfigures(len(answers))), answers):
         part.suptitle(heading(answer), fontsize="small")
-        grid = part.subplots(3, len(x), squeeze=False)
+        grid = part.subplots(3, len(x), squeeze=False, sharex=True, sharey=True)
         for line, (words, y) in zip(grid, shown(x, answer)):
             line[0].set_ylabel(words, fontsize="small")
             for axes, whole, values in zip(line, x, y):
                 if order is None:
-                    draw_numbers(axes, whole, values, answer.first)
+                    draw_numbers(axes, values, answer.first)
                 else:
                     pixels = picture(whole, values, answer.first, order) if in_order else in_time(values)
                     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
-                    axes.set(xticks=[], yticks=[])
-    if order is not None:
-        figure.supxlabel(SAME_ORDER if in_order else IN_TIME, fontsize="small")
+                    axes.set(xticks=[], yticks=[], facecolor="#bcd5ea")
+    figure.supxlabel(NUMBERS if order is None else SAME_ORDER if in_order else IN_TIME, fontsize="small")
     return figure
 
 
@@ -67,11 +68,10 @@ def shown(x, answer):
     ]
 
 
-def draw_numbers(axes, whole, values, first):
-    axes.plot(range(first, first + len(values)), values, linewidth=0.9)
-    low, high = float(whole.min()), float(whole.max())
-    margin = 0.05 * (high - low) or 1
-    axes.set_ylim(low - margin, high + margin)
+def draw_numbers(axes, values, first):
+    for n, channel in enumerate(values.T):
+        look = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1}
+        axes.plot(range(first, first + len(channel)), channel, **look)
     axes.tick_params(labelsize="x-small")
 
 

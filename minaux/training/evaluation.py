@@ -78,8 +78,7 @@ class Answer(NamedTuple):
 
 def outputs(params, x, y, draws, mean, mask=None):
     """The heads' `Answer`s, r's decoder fed its own outputs only. r's rival starts from the state of another
-    sequence, the neighbour's; p's is the position's mean, of tokens the most frequent one (of `mean`, see
-    `baselines`)."""
+    sequence, the neighbour's; p's (and r's of a single sequence) is the `guess`."""
     xp, L, N, found = array_module(x), draws.L, x.shape[-1], []
     channels = 1 if x.ndim == 2 else x.shape[1]
     main = main_forward(params, x, kept_spans(len(x), 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
@@ -87,18 +86,25 @@ def outputs(params, x, y, draws, mean, mask=None):
         scale, state = 1 / ((L - 1) * channels * N), main.state(a)
         states = state, [xp.roll(s, 1, axis=1) for s in state]
         own, other = (reconstruct(params, x, a, L, WINDOW, *hc, scale, own_only(x, L)) for hc in states)
-        found.append(Answer("r", a, a - L + 1, own.y, own.loss, "another's state", other.y, other.loss))
+        rival = ("another's state", other.y, other.loss) if N > 1 else guess(x, a - L + 1, a - 1, mean, scale)
+        found.append(Answer("r", a, a - L + 1, own.y, own.loss, *rival))
     for a in draws.p_anchors:
         scale = 1 / (L * channels * N)
         windows = list(predict(params, x, a, L, WINDOW, main.steps(a, a + L).h[1:], scale))
         answered = xp.concatenate([block for *_, y in windows for block in y])
-        name = "constant" if x.ndim == 2 else "position_mean"
-        guess = xp.tile(mean, (L, 1)) if x.ndim == 2 else mean[a + 1 : a + L + 1]
-        guess = xp.repeat(guess[:, :, None], N, axis=2)
-        loss = baselines(x, a + 1, a + L, mean, scale)[name]
-        own = sum(loss for _, _, loss, *_ in windows)
-        found.append(Answer("p", a, a + 1, answered, own, name.replace("_", " "), guess, loss))
+        loss = sum(loss for _, _, loss, *_ in windows)
+        found.append(Answer("p", a, a + 1, answered, loss, *guess(x, a + 1, a + L, mean, scale)))
     return found
+
+
+def guess(x, first, last, mean, scale):
+    """(name, answers, loss) of the best of the `baselines` that sees nothing of a sequence: the mean of each
+    position, of tokens the most frequent one."""
+    xp, steps, N = array_module(x), last + 1 - first, x.shape[-1]
+    name = "constant" if x.ndim == 2 else "position_mean"
+    rows = xp.tile(mean, (steps, 1)) if x.ndim == 2 else mean[first : last + 1]
+    loss = baselines(x, first, last, mean, scale)[name]
+    return name.replace("_", " "), xp.repeat(rows[:, :, None], N, axis=2), loss
 
 
 def own_only(x, L):

@@ -105,6 +105,9 @@ def test_answers_are_those_of_the_heads_at_the_evaluation_s_anchors(tmp_path, to
     assert answers[0].rival_loss == pytest.approx(their["r_loss"] + their["r_swap_gap"])
     assert answers[1].rival_loss == pytest.approx(their["p_constant" if tokens else "p_position_mean"])
     assert (answers[1].rival_y == answers[1].rival_y[0]).all()  # it does not know the sequence
+    assert (
+        evaluation.answers(run, 1)[1][0].rival != answers[0].rival == "another's state"
+    )  # alone there is no other
 
 
 def test_reconstruct_draws_pictures(invoke, tmp_path):

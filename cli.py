@@ -19,8 +19,8 @@ try:
     from minaux.figures import analyses, plots, reconstructions
     from minaux.figures import demo as demonstration
     from minaux.figures import export as exporting
+    from minaux.figures import table as tables
     from minaux.figures.names import check_out
-    from minaux.figures.table import table_2
     from minaux.training import config, evaluation, loop, paper, report
     from minaux.training.checkpoint import RunDirectory, write_whole
     from minaux.training.config import CHOICES, UserError
@@ -378,12 +378,12 @@ def reconstruct(run, out, data_dir):
 @runs_argument
 @one_line_errors
 def table(runs):
-    """Print the paper's Table 2 with the results of RUNs beside it, in Markdown.
+    """Print what RUNs came to, a row for each, with the paper's figure beside it, in Markdown.
 
-    A run stands where its task, model, auxiliary loss and truncation are the table's, if it was tested on all
-    10,000 test images. Runs that differ in their seeds alone are averaged; other options make rows of their own.
+    Runs that differ in their seeds alone share a row, with their mean. The paper's figure stands where task, model,
+    auxiliary loss, truncation and sizes are those of its Table 2, and training and test sets are whole.
     """
-    click.echo(table_2(list(dict.fromkeys(runs))))
+    click.echo(tables.table(list(dict.fromkeys(runs)), left_out))
 
 
 @cli.command()

@@ -391,9 +391,13 @@ def table(runs):
 @click.option("--out", required=True, metavar="FILE.safetensors", help="The file to write.")
 @one_line_errors
 def export(run, out):
-    """Write RUN's weights for PyTorch: they load into nn.LSTM, nn.Linear and nn.Embedding as they are."""
+    """Write RUN's best weights for PyTorch: they load into nn.LSTM, nn.Linear and nn.Embedding as they are.
+
+    docs/tasks.md has six lines of Python that load the file and classify with it.
+    """
+    check_out(out, "weights.safetensors")
     exporting.export(run, out)
-    click.echo(f"{out} is written")
+    click.echo(f"{click.format_filename(out)} is written")
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

@@ -210,7 +210,8 @@ def legends(figure, curves):
     if any(curve.validated("accuracy") for curve in curves):
         signs["validation"] = {"marker": "o", "linewidth": 1.4}
     if any(curve.tested("accuracy") for curve in curves):
-        signs["test, of the best weights"] = {"marker": "o", **HOLLOW}
+        best = ", of the best weights" if "validation" in signs else ""
+        signs[f"test{best}"] = {"marker": "o", **HOLLOW}
     if any(curve.pretrained for curve in curves):
         signs["pretraining ends"] = {"linestyle": ":"}
     if any(curve.fed_until is not None for curve in curves):

@@ -118,6 +118,7 @@ def test_without_validation_no_panel_is_empty(tmp_path):
     figure, found = panels(run)
     assert list(found) == ["Supervised loss", "r: loss of the reconstruction"]
     assert legend(figure)[0] == "r: 40.0 % on test" and "validation" not in legend(figure)
+    assert "test" in legend(figure)  # not of the best weights: of the last
     assert (plots.COLORS[0], "o", [[30, 1.5]]) in drawn(found["Supervised loss"])  # the last weights were tested
 
 

@@ -16,10 +16,11 @@ try:
 
     import datasets
     from minaux import __version__
-    from minaux.figures import analyses, plots
+    from minaux.figures import analyses, plots, reconstructions
     from minaux.figures import demo as demonstration
     from minaux.figures import export as exporting
-    from minaux.figures.table import table_2
+    from minaux.figures import table as tables
+    from minaux.figures.names import check_out
     from minaux.training import config, evaluation, loop, paper, report
     from minaux.training.checkpoint import RunDirectory, write_whole
     from minaux.training.config import CHOICES, UserError
@@ -325,6 +326,10 @@ def check(name, data_dir):
         raise UserError(str(error)) from None
 
 
+def left_out(line):
+    click.echo(line, err=True)
+
+
 runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 
 
@@ -333,9 +338,10 @@ runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN..."
 @click.option("--out", default="curves.png", show_default=True, help="The picture to write: .png, .pdf or .svg.")
 @one_line_errors
 def plot(runs, out):
-    """Draw the curves of RUNs: accuracy, supervised and auxiliary loss."""
-    plots.save(plots.plot(list(dict.fromkeys(runs))), out)
-    click.echo(f"{out} is written")
+    """Draw the curves of RUNs: accuracy, losses, and whether r's decoder uses the state (its swap gap)."""
+    plots.picture_kind(out)
+    plots.save(plots.plot(list(dict.fromkeys(runs)), left_out), out)
+    click.echo(f"{click.format_filename(out)} is written")
 
 
 @cli.command()
@@ -344,10 +350,16 @@ def plot(runs, out):
 @click.option("--data-dir", type=click.Path(), help="The task's files, if they are elsewhere now.")
 @one_line_errors
 def reconstruct(run, out, data_dir):
-    """Draw true segments and what RUN's auxiliary decoder makes of them, or put them side by side as text."""
+    """Draw true segments, what RUN's auxiliary heads make of them, and a rival that does not know the sequence.
+
+    r's rival is its own decoder started from another sequence's state, p's is the mean at each position. Text is
+    printed line below line.
+    """
+    if out is not None:
+        check_out(out, "reconstruction.png")
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
-    found = plots.reconstruction(set_up(*load_task(cfg), run, device="cpu"))
+    found = reconstructions.reconstruction(set_up(*load_task(cfg), run, device="cpu"))
     if isinstance(found, str) and out is None:
         click.echo(found)
         return
@@ -356,19 +368,19 @@ def reconstruct(run, out, data_dir):
         write_whole(out, f"{found}\n".encode())
     else:
         plots.save(found, out)
-    click.echo(f"{out} is written")
+    click.echo(f"{click.format_filename(out)} is written")
 
 
 @cli.command()
 @runs_argument
 @one_line_errors
 def table(runs):
-    """Print the paper's Table 2 with the results of RUNs beside it, in Markdown.
+    """Print what RUNs came to, a row for each, with the paper's figure beside it, in Markdown.
 
-    A run stands where its task, model, auxiliary loss and truncation are the table's, if it was tested on all
-    10,000 test images. Runs that differ in their seeds alone are averaged; other options make rows of their own.
+    Runs that differ in their seeds alone share a row, with their mean. The paper's figure stands where task, model,
+    auxiliary loss, truncation and sizes are those of its Table 2, and training and test sets are whole.
     """
-    click.echo(table_2(list(dict.fromkeys(runs))))
+    click.echo(tables.table(list(dict.fromkeys(runs)), left_out))
 
 
 @cli.command()
@@ -376,9 +388,13 @@ def table(runs):
 @click.option("--out", required=True, metavar="FILE.safetensors", help="The file to write.")
 @one_line_errors
 def export(run, out):
-    """Write RUN's weights for PyTorch: they load into nn.LSTM, nn.Linear and nn.Embedding as they are."""
+    """Write RUN's best weights for PyTorch: they load into nn.LSTM, nn.Linear and nn.Embedding as they are.
+
+    docs/tasks.md has six lines of Python that load the file and classify with it.
+    """
+    check_out(out, "weights.safetensors")
     exporting.export(run, out)
-    click.echo(f"{out} is written")
+    click.echo(f"{click.format_filename(out)} is written")
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

@@ -104,7 +104,8 @@ def load(name, size=None, data_dir=None, max_length=None):
     for option in given:
         if option not in inspect.signature(TASKS[name].load).parameters:
             raise ValueError(f"--{option.replace('_', '-')}: {name} does not take it, leave it out")
-    return reading(TASKS[name].load, name, data_dir, **given)
+    task = reading(TASKS[name].load, name, data_dir, **given)
+    return task._replace(fingerprint=fingerprint(task))
 
 
 def check(name, data_dir=None):

@@ -24,6 +24,7 @@ class Task(NamedTuple):
     permutation: str | None = None  # the name of the order of steps, if it is not the natural one
     order: Any = None  # of pictures: which pixel, counted in rows from the top left, each step is, [T]
     tokens: int | None = None  # how many different tokens there are; None: the sequences are of numbers
+    fingerprint: str | None = None  # of x and y, see `fingerprint`
 
 
 def fingerprint(task):

@@ -296,7 +296,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(invoke, sabotage, finished, tmp_path
 
 def test_what_ctrl_c_says_works_in_a_shell(sabotage, finished, tmp_path):
     """On the real data."""
-    run, real = tmp_path / "a run", "datasets.load = lambda *args: datasets.mnist.load(datasets.mnist.HERE, 14); "
+    real = """
+whole = datasets.mnist.load(datasets.mnist.HERE, 14)
+datasets.load = lambda *args: whole._replace(fingerprint=datasets.fingerprint(whole))
+"""
+    run = tmp_path / "a run"
     ended = sabotage(real + IN_AN_EPOCH, "train", *SMALL, "--out", run)
     *_, command = ended.stderr.split("with: ")
     command = command.replace("python", shlex.quote(sys.executable), 1)
@@ -781,12 +785,24 @@ def test_a_disk_that_is_full_from_the_start(invoke, sabotage, finished, tmp_path
 # --- bad input: numbers that run away ---
 
 
-def test_inputs_that_are_too_large_are_told_as_what_they_are(invoke, tmp_path):
-    """No learning rate would help: nothing has been learnt yet."""
-    x = np.random.default_rng(0).random((30, 6, 1)) * 1e30
-    np.savez(tmp_path / "x.npz", x=x.astype("float32"), y=np.arange(30) % 2)
-    ended = invoke(*tiny("npz", tmp_path / "x.npz", "p", tmp_path / "run"))
-    refused(ended, "not finite at step 1, before anything is learnt: the inputs go up to 9.97e+29; scale them")
+@pytest.mark.parametrize("change", ["values", "order", "labels", "none"])
+def test_other_data_of_the_same_shape_are_noticed(invoke, tmp_path, change):
+    r = np.random.default_rng(0)
+    x, y = r.random((40, 12, 1), "float32"), np.arange(40) % 2
+    file, run = tmp_path / "x.npz", tmp_path / "run"
+    np.savez(file, x=x, y=y)
+    assert invoke(*tiny("npz", file, "none", run)).status == 0
+    before = contents(run)
+    changed = {"values": (x * 2, y), "order": (x[::-1], y[::-1]), "labels": (x, 1 - y), "none": (x.copy(), y)}
+    x, y = changed[change]
+    np.savez_compressed(file, x=x, y=y)  # other bytes of the file in each case
+    for command in ["evaluate", run], ["train", "--resume", "--epochs", 1, "--quiet", "--out", run]:
+        ended = invoke(*command)
+        if change == "none":
+            assert ended.status == 0, ended.stderr
+        else:
+            refused(ended, "the data differ from this run's: as many, but other values or another order;")
+            assert contents(run) == before
 
 
 def test_a_config_of_a_newer_version_is_told_as_one(invoke, run):

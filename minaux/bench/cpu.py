@@ -163,7 +163,9 @@ def new_run(case, threads, device="cpu", batches=2):
     ):  # where all gates soon forget, gradients fade to denormals: slow on some processors
         given["forget_bias"] = "loguniform"
     cfg = config.build(given, threads)
-    task = types.SimpleNamespace(x_train=x, y_train=y, x_test=x[:1], y_test=y[:1], classes=CLASSES, tokens=None)
+    task = types.SimpleNamespace(
+        x_train=x, y_train=y, x_test=x[:1], y_test=y[:1], classes=CLASSES, tokens=None, fingerprint=None
+    )
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
         run = set_up(cfg, task, out)
         state = new_state(run)

@@ -58,6 +58,7 @@ class RunDirectory:
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
             kind = "a link to nothing" if os.path.islink(self.path) else "a file"
             raise UserError(f"--out: {self.path} is {kind}, choose a directory")
+        new = not os.path.isdir(self.path)
         os.makedirs(self.path, exist_ok=True)
         with open(self.file("lock"), "a+", encoding="utf-8") as lock:
             try:
@@ -78,6 +79,8 @@ class RunDirectory:
                 yield
             finally:
                 os.remove(lock.name)
+                if new and not os.listdir(self.path):  # no run began
+                    os.rmdir(self.path)
 
     def create(self, cfg):
         """Write config.json. Raises UserError if a run is here already (what has no checkpoint is none)."""

@@ -68,13 +68,8 @@ class Run:
         epoch = -(-state.step // self.steps_per_epoch)
         self.directory.write_row(**row, epoch=epoch, step=state.step, elapsed_s=round(state.elapsed_s, 2))
 
-    def diverged(self, what, step=None):
-        """The UserError for numbers that are not finite after `step` updates."""
-        if step == 0:  # the weights are the initial ones
-            largest = max(np.abs(x).max() for x in self.task.x_train)
-            return UserError(
-                f"{what}, before anything is learnt: the inputs go up to {largest:.3g}; scale them to about 1"
-            )
+    def diverged(self, what):
+        """The UserError for numbers that are not finite."""
         kept = f"{self.directory.checkpoint} keeps the last good weights"
         size, remedy = checks.largest(self.task) or 0, "try a lower --lr"
         if size > checks.USUAL[1]:
@@ -134,19 +129,25 @@ def set_up(cfg, task, out, echo=print, device=None):
 
 
 def note_data(cfg, task):
-    """Note how many data a new run has. Raises UserError if a saved run's were others."""
+    """Note how many data a new run has, and their fingerprint. Raises UserError if a saved run's were others."""
     counts = {
         "train": len(task.y_train),
         "test": len(task.y_test),
         "classes": task.classes,
         "tokens": task.tokens,
+        "fingerprint": task.fingerprint,
     }
     if cfg.shards is None:  # a new run
         cfg.data = counts
-    elif cfg.data not in (None, counts):  # None: a run from before they were noted
-        was = {name: cfg.data.get(name) for name in counts}
-        others = [f"{name} {n}, not {was[name]}" for name, n in counts.items() if n != was[name]]
-        raise UserError(f"the data differ from this run's: {', '.join(others)}; check --data-dir")
+    was = cfg.data or {}  # a run from before they were noted has none, or some
+    others = {name: n for name, n in counts.items() if n != was.get(name, n)}
+    if others.keys() == {"fingerprint"}:
+        what = "as many, but other values or another order"
+        raise UserError(f"the data differ from this run's: {what}; restore the file, or check --data-dir")
+    if others:
+        others.pop("fingerprint", None)
+        others = ", ".join(f"{name} {n}, not {was[name]}" for name, n in others.items())
+        raise UserError(f"the data differ from this run's: {others}; check --data-dir")
 
 
 def split(cfg, task):

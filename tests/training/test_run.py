@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_as_many_data_as_it_began_with(tmp_path):
     run = set_up(options(), toy(n=20), tmp_path)
     state = new_state(run)
     saved = run.directory.read_config()
-    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None}
+    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None, "fingerprint": None}
     for other, says in (
         (toy(n=21), "train 21, not 20, test 21, not 20;"),
         (toy()._replace(classes=4), "classes 4, not 3;"),

@@ -473,9 +473,12 @@ def demo(out, seed):
 def bench(as_json, rounds, what, batch_size, steps, threads, device):
     """Time training steps, and PyTorch's in turn, from the same weights on the same inputs.
 
-    On two cores it takes a quarter of an hour, with PyTorch; `--case none --batch-size 32` is done in a minute or
-    two. --case, --batch-size and --steps may be repeated. A figure is the median of the rounds, a ratio the median
-    of the rounds' ratios. MB: the rise of the processes' peaks since before the first step.
+    On two cores it takes a quarter of an hour, with PyTorch; `--steps 784 --case none --batch-size 32` a minute.
+    --case, --batch-size and --steps may be repeated. A figure is the median of the rounds, a ratio the median of
+    the rounds' ratios. MB: the rise of the processes' peaks since before the first step.
+
+    Let nothing else run: PyTorch's threads wait for each other at every step, our processes once a batch, so a busy
+    machine flatters ours.
 
     \b
     tuned        PyTorch keeps freed memory for the next batch, as ours does: it is started with

@@ -64,19 +64,26 @@ class Case:
 
 
 def cases(lengths):
-    """All of them: the first length in batches of 128 and 32, the others in 32; full BPTT up to 4,096 steps."""
-    T, *longer = lengths
+    """All of them: sequences below 1,024 steps in many ways, longer ones in batches of 32 and 16."""
+    return [case for T in lengths for case in (thorough(T) if T < 1024 else longer(T))]
+
+
+def thorough(T):
+    """Batches of 128 and 32, segments of 600 (or what fits) and 100, truncated and full."""
     long = min(600, T - 1)
     found = [Case("lstm", T, bptt, N=N) for N in (128, 32) for bptt in (300, "full")]
     found += [Case("none", T, bptt, N=N) for N in (128, 32) for bptt in (300, "full")]
     found += [Case(aux, T, 300, N=N, L=L) for N, L in ((128, long), (128, 100), (32, 100)) for aux in "rp"]
     found += [Case(aux, T, "full", L=100) for aux in "rp"] + [Case("r", T, 300, own=1.0, L=long)]
-    found += [Case("none", T, 300, fold=True), *(Case(aux, T, 300, fold=True, L=long) for aux in "rp")]
-    for T in longer:
-        found += [Case(aux, T, 300, N=32, L=100) for aux in ("none", "r", "p")]
-        found += [Case("none", T, "full", N=32)] if T <= 4096 else []
+    return found + [Case("none", T, 300, fold=True), *(Case(aux, T, 300, fold=True, L=long) for aux in "rp")]
+
+
+def longer(T):
+    """What grows with the length, and what does not; full BPTT up to 4,096 steps."""
+    found = [Case(aux, T, 300, N=32, L=100) for aux in ("none", "r", "p")]
+    found += [Case("none", T, "full", N=32)] if T <= 4096 else []
     # Pictures of 32 x 32 and 128 x 128 in three channels, as CIFAR-10's and dogs: the same memory is wanted.
-    return found + [Case("r", T, 300, N=16, D=3) for T in lengths if T in (1024, 16384)]
+    return found + ([Case("r", T, 300, N=16, D=3)] if T in (1024, 16384) else [])
 
 
 def chosen(cases, what=(), batch_sizes=()):
@@ -362,7 +369,12 @@ def machine(threads, rounds):
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     cpu = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else [platform.processor()]
     about = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
-    about |= {"rounds": rounds, "python": platform.python_version(), "numpy": np.__version__}
+    about |= {
+        "load": round(os.getloadavg()[0], 1),
+        "rounds": rounds,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
     return {**about, "pytorch": importlib.metadata.version("torch") if has_pytorch() else None}
 
 
@@ -384,6 +396,8 @@ def head(machine):
     yield ", ".join(f"{name} {value}" for name, value in machine.items() if value)
     if not machine["pytorch"]:
         yield "PyTorch is not installed: nothing to compare with"
+    elif machine.get("load", 0) > 1:
+        yield "Other programs are running (load): they slow PyTorch's threads more than our processes"
     groups = {"": WHAT, "ours": OURS}
     groups |= {"PyTorch tuned": THEIRS, "PyTorch as it comes": THEIRS} if machine["pytorch"] else {}
     yield "".join(f"{name:>{sum(widths.values())}}" for name, widths in groups.items())

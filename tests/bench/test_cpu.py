@@ -106,6 +106,7 @@ def test_all_cases_are_there():
     assert {(aux, T, 300) for aux in ("none", "r", "p") for T in (1024, 4096, 16384)} < {case[:3] for case in found}
     assert [c.T for c in bench.cases(bench.LENGTHS) if (c.what, c.N, c.D) == ("r", 16, 3)] == [1024, 16384]  # dogs
     assert {case.L for case in bench.cases([400])} == {100, 300, 399}  # what fits
+    assert max(case.T for case in bench.cases(bench.LENGTHS) if case.bptt == "full") == 4096
 
 
 def test_a_user_may_choose_some_cases(invoke, monkeypatch):
@@ -156,6 +157,8 @@ def test_a_row_of_the_table():
     row |= {"pytorch_s": 1.291, "pytorch_mb": 849, "speedup_pytorch": 1.85}
     heads = list(bench.head({"cpu": "a", "pytorch": "2"}))
     assert heads[0] == "cpu a, pytorch 2" and len(heads) == 3
+    assert "Other programs" in list(bench.head({"pytorch": "2", "load": 1.1}))[1]
+    assert len(list(bench.head({"pytorch": "2", "load": 0.9}))) == 3
     assert heads[1].index("ours") < heads[1].index("PyTorch tuned") < heads[1].index("PyTorch as it comes")
     expected = "step, r, folded 784 300 128 600 184 81 % 695 674 1091 1849 1.57 1291 849 1.85"
     assert bench.line(row).split() == expected.split()

@@ -180,21 +180,29 @@ SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; do
 def train(out, resume, **given):
     """Train a model, or go on with a run, and test it."""
     given = {name: value for name, value in given.items() if value is not None}
-    if resume:
-        if out is None:
-            raise click.UsageError("--resume needs --out RUN, the directory to go on with.")
-        cfg = config.resumed(RunDirectory(out).read_config(), given)
-    else:
-        if "task" not in given:
-            raise click.UsageError(f"--task is needed: one of {', '.join(datasets.NAMES)}.")
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out RUN, the directory to go on with.")
+    if not resume and "task" not in given:
+        raise click.UsageError(f"--task is needed: one of {', '.join(datasets.NAMES)}.")
+    if not resume:
         cfg = config.build(given, cores())
-        if given.get("pretrain_epochs") and not cfg.pretrain_epochs:
-            click.echo("--pretrain-epochs is 0 here: there is no auxiliary loss to pretrain with", err=True)
         size = f"{cfg.size}-" if "size" in given else ""
         kind = cfg.aux if cfg.model == "lstm" else cfg.model
         out = out or os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
+    with RunDirectory(out).held():
+        train_in(out, resume, given)
+
+
+def train_in(out, resume, given):
+    """Train a run in the directory `out`, which is held, or go on with it."""
+    if resume:
+        cfg = config.resumed(RunDirectory(out).read_config(), given)
+    else:
+        cfg = config.build(given, cores())
+        if given.get("pretrain_epochs") and not cfg.pretrain_epochs:
+            click.echo("--pretrain-epochs is 0 here: there is no auxiliary loss to pretrain with", err=True)
     run = set_up(*load_task(cfg), out, echo=tqdm.write)
-    with run.directory.held(), unstoppable():
+    with unstoppable():
         train_and_tell(run, saved_state(run) if resume else new_state(run))
 
 
@@ -405,9 +413,10 @@ def export(run, out):
 def analyse(name, out, options):
     """Run one of the paper's analyses: a grid of runs that ends with a table and a picture.
 
-    The same command goes on where an earlier one stopped. Further options are those of `train`, for all runs of the
-    grid: --task above all, --epochs, --limit-train. With --size 14 the grid's lengths are a quarter of the usual.
-    `cost` takes none. A run counts as done when --budget is spent.
+    The same command goes on where an earlier one stopped. Started several times, on one machine or on several that
+    share the directory, it divides the runs, and whoever ends last writes the table. Further options are those of
+    `train`, for all runs of the grid: --task above all, --epochs, --limit-train. With --size 14 the grid's lengths
+    are a quarter of the usual. `cost` takes none. A run counts as done when --budget is spent.
 
     \b
     truncation   accuracy of none, r and p against the truncation, down to 1 and 0
@@ -426,7 +435,8 @@ def analyse(name, out, options):
         except (KeyboardInterrupt, SystemExit):
             click.echo("\nthe analysis is not complete: the same `analyse` command goes on with it", err=True)
             raise
-    click.echo(f"{text}\n{os.path.join(out, 'table.md')} and picture.png are written")
+    if text is not None:
+        click.echo(f"{text}\n{os.path.join(out, 'table.md')} and picture.png are written")
 
 
 def train_options(words):
@@ -436,8 +446,10 @@ def train_options(words):
 
 
 def train_run(out, options):
-    """Train a run of an analysis, or go on with it."""
-    train.callback(out=out, resume=os.path.exists(RunDirectory(out).checkpoint), **options)
+    """Train a run of an analysis, or go on with it, unless it is finished. Raises Held if another process does."""
+    with RunDirectory(out).held():
+        if not analyses.finished(out):
+            train_in(out, os.path.exists(RunDirectory(out).checkpoint), options)
 
 
 @cli.command()

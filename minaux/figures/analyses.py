@@ -12,7 +12,7 @@ import json
 import os
 
 from ..training import config
-from ..training.checkpoint import read_json, read_result, read_rows, write_whole
+from ..training.checkpoint import Held, read_json, read_result, read_rows, write_whole
 from ..training.config import UserError
 from . import plots
 from .plots import COLORS, LINES, MARKERS
@@ -46,10 +46,11 @@ def runs(name, out, quarter=False):
 
 def run_grid(name, out, given, cores, train, tell):
     """Run what is not finished yet of the grid `name`, in the directory `out`; returns its table, which is written
-    there with the picture.
+    there with the picture, or None if other processes are still at work on some runs: the last one writes it.
 
     `given` are the options of `train` for all runs; train(directory, options) trains one, or goes on with it;
-    tell(line) hears which. Raises UserError for what cannot be before anything is run.
+    and raises Held if another process does; tell(line) hears which. Raises UserError for what cannot be before
+    anything is run.
     """
     if "task" not in given:
         raise UserError("--task is needed: for example --task pmnist")
@@ -60,10 +61,20 @@ def run_grid(name, out, given, cores, train, tell):
     for _, options in grid:
         config.build(whole(given, options), cores)
     note(out, {"analysis": name, **{k: v for k, v in given.items() if k not in ("quiet", "data_dir")}})
-    for n, (directory, options) in enumerate(grid):
-        if not finished(directory):
-            tell(f"run {n + 1} of {len(grid)}: {directory}")
-            train(directory, whole(given, options))
+    todo = [run for run in grid if not finished(run[0])]
+    while todo:
+        held = []
+        for directory, options in todo:
+            tell(f"run {grid.index((directory, options)) + 1} of {len(grid)}: {directory}")
+            try:
+                train(directory, whole(given, options))
+            except Held:
+                tell("another process is at work on it")
+                held.append((directory, options))
+        if len(held) == len(todo):
+            tell(f"other processes are at work on {len(held)} of {len(grid)} runs: the last one writes the table")
+            return None
+        todo = [run for run in held if not finished(run[0])]
     return write(out, *summary(name, grid))
 
 

@@ -16,6 +16,7 @@ from .processes import STOP, WorkerError, pack, processes, unpack
 
 # What the programs that start ranks tell each of them: how many there are.
 SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"
+NUMBERS = "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"  # ... and its number on its host
 
 
 def size():
@@ -79,8 +80,8 @@ class Ranks:
 
     busy = False  # whether the others wait for the end of a call
 
-    def __init__(self, comm, mine):
-        self.comm, self.mine, self.n = comm, mine, comm.size * mine.n
+    def __init__(self, comm, mine, gpu):
+        self.comm, self.mine, self.gpu, self.n = comm, mine, gpu, comm.size * mine.n
         self.common, self.answers = Buffer(), Buffer()
 
     def run(self, function, common, parts):
@@ -91,7 +92,7 @@ class Ranks:
         comm, results = self.comm, [None] * len(parts)
         shares = [parts[rank :: comm.size] for rank in range(comm.size)]
         Ranks.busy = True
-        broadcast(comm, (self.mine.n, pack((function, common), self.common.first)), self.common)
+        broadcast(comm, (self.mine.n, self.gpu, pack((function, common), self.common.first)), self.common)
         comm.scatter(shares)
         results[:: comm.size] = self.mine.run(function, common, shares[0])
         sizes, packed = zip(*comm.gather((0, None)))
@@ -117,10 +118,19 @@ def broadcast(comm, head, buffer):
 
 
 @contextlib.contextmanager
-def ranks(threads):
-    """Within: the `Ranks`, each with so many processes. Raises WorkerError there if one of rank 0's dies."""
+def ranks(threads, gpu=False):
+    """Within: the `Ranks`, each with so many processes, or with its GPU. Raises WorkerError there if one of them
+    fails."""
     with processes(threads) as mine:
-        yield Ranks(communicator(), mine)
+        yield Ranks(communicator(), mine, gpu)
+
+
+def take_gpu():
+    """Let this rank compute on the GPU of its number on its host."""
+    import cupy
+
+    number = int(next((os.environ[name] for name in NUMBERS if name in os.environ), 0))
+    cupy.cuda.Device(number % cupy.cuda.runtime.getDeviceCount()).use()
 
 
 def serve(comm):
@@ -129,8 +139,10 @@ def serve(comm):
     common, answer, mine, threads = Buffer(), Buffer(), None, 0
     with contextlib.ExitStack() as stack:
         while (head := broadcast(comm, None, common)) is not None:
-            (n, packed), share = head, comm.scatter(None)
+            (n, gpu, packed), share = head, comm.scatter(None)
             try:
+                if gpu:
+                    take_gpu()
                 if n != threads:
                     stack.close()
                     mine, threads = stack.enter_context(processes(n)), n

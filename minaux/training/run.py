@@ -61,7 +61,8 @@ class Run:
 
     def open_shards(self):
         """Within: the `Shards` that batches of this run go through."""
-        return shards.open_shards(self.cfg.shards, self.cfg.dtype, self.cfg.threads if self.device == "cpu" else 1)
+        gpu = self.device == "gpu"
+        return shards.open_shards(self.cfg.shards, self.cfg.dtype, 1 if gpu else self.cfg.threads, gpu)
 
     def write_row(self, state, **row):
         """Add a row to metrics.jsonl."""

@@ -73,11 +73,12 @@ def on_shard(function, params, masks, dtype, options, x, y, draws, lengths):
 
 
 @contextlib.contextmanager
-def open_shards(n, dtype, threads):
+def open_shards(n, dtype, threads, gpu=False):
     """Within: the Shards, with so many processes to work on them, of each rank where there are several. Raises
     UserError if one of them dies."""
     try:
-        some = processes(threads) if ranks.size() == 1 else ranks.ranks(min(threads, -(-n // ranks.size())))
+        R = ranks.size()
+        some = processes(threads) if R == 1 else ranks.ranks(min(threads, -(-n // R)), gpu)
         with quietly(), some as workers:
             yield Shards(n, dtype, workers)
     except WorkerError as error:

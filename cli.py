@@ -25,8 +25,9 @@ try:
     from minaux.training.checkpoint import RunDirectory, write_whole
     from minaux.training.config import CHOICES, UserError
     from minaux.training.output import show_all, unstoppable
+    from minaux.training.predict import load_model
     from minaux.training.run import new_state, saved_state, set_up
-    from minaux.training.shards import cores, run_program
+    from minaux.training.shards import cores, ranks, run_program
     from minaux.training.stop import Stopped
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing: first . .venv/bin/activate, or pip install -r requirements.txt")
@@ -338,6 +339,26 @@ def left_out(line):
     click.echo(line, err=True)
 
 
+@cli.command()
+@click.argument("run", type=click.Path())
+@click.option("--data-dir", type=click.Path(), help="The .npz file with x.  [default: the run's test sequences]")
+@click.option("--out", default="predictions.csv", show_default=True, help="The file to write.")
+@one_line_errors
+def predict(run, data_dir, out):
+    """Classify sequences with RUN's best weights.
+
+    They are the array x of an .npz file, as the run's task has them; labels are not needed. Writes a row for each:
+    its class, and the probability of every class.
+    """
+    classify = load_model(run)
+    x = datasets.npz.inputs(data_dir) if data_dir else load_task(RunDirectory(run).read_config())[1].x_test
+    found = classify(x, threads=cores())
+    rows = [["class", *(f"p{n}" for n in range(found.shape[1]))]]
+    rows += [[p.argmax(), *(f"{value:.6g}" for value in p)] for p in found]
+    write_whole(out, "".join(",".join(map(str, row)) + "\n" for row in rows).encode())
+    click.echo(f"{out} has the classes of {len(found):,} sequences")
+
+
 runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 
 
@@ -503,6 +524,8 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
     of sgemm     operations of the matrix products, against the rate of large ones in the
                  same round (on a busy machine that can pass 100 %)
 
+    Under mpiexec it times a training step on all ranks, on one, and how much of it is communication.
+
     On the GPU the LSTM alone also runs by the slower paths that other widths take, and by PyTorch's cuDNN.
 
     \b
@@ -513,10 +536,13 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
     """
     from minaux.bench import cpu as bench
     from minaux.bench import gpu as bench_gpu
+    from minaux.bench import ranks as bench_ranks
 
-    timed = bench_gpu if device == "gpu" else bench
+    timed = bench_ranks if ranks.size() > 1 else bench_gpu if device == "gpu" else bench
     cases = bench.chosen(timed.cases(steps or timed.LENGTHS), what, batch_size)
-    if device == "gpu":
+    if ranks.size() > 1:
+        machine, found = bench_ranks.machine(), (bench_ranks.measure(case, rounds) for case in cases)
+    elif device == "gpu":
         xp = bench_gpu.backend()
         machine, found = bench_gpu.machine(xp, rounds), bench_gpu.run(xp, cases, rounds)
     else:

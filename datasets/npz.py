@@ -60,6 +60,11 @@ def load(path=None):
     return Task(x_train, y_train, x_test, y_test, classes=classes, tokens=tokens)
 
 
+def inputs(path):
+    """The sequences x of the file in their order, as in a Task; labels need not be there. Raises DataError."""
+    return sequences(path, read(path, needed="x"), "x", "lengths")
+
+
 def fault(path, text):
     raise DataError(f"{path}: {text}")
 
@@ -67,7 +72,7 @@ def fault(path, text):
 # --- the file ---
 
 
-def read(path):
+def read(path, needed="xy"):
     """{name: array} of the arrays in the file; nothing in it can run code."""
     try:
         with open(path, "rb") as file:
@@ -77,7 +82,7 @@ def read(path):
                 fault(path, f"it is no .npz, or cut off: {AGAIN}")
             file.seek(0)
             with np.load(file, allow_pickle=False) as members:
-                check_names(path, members.files)
+                check_names(path, members.files, needed)
                 return {name: member(path, members, name) for name in members.files}
     except FileNotFoundError:
         meant = f"{path}.npz"  # NumPy adds the ending
@@ -93,9 +98,9 @@ def read(path):
         raise DataError(f"{path}: it is damaged: {AGAIN}") from None
 
 
-def check_names(path, names):
+def check_names(path, names, needed):
     """Raise DataError if there is an array that does not count, or none that must be there."""
-    others, lacks = [name for name in names if name not in ARRAYS], [name for name in "xy" if name not in names]
+    others, lacks = [name for name in names if name not in ARRAYS], [name for name in needed if name not in names]
     if others and lacks:
         there = f"there is no array {lacks[0]} in it, but {', '.join(others)}"
         fault(path, f"{there:.300}: save them under the names that count, {', '.join(ARRAYS)}")

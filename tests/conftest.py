@@ -147,6 +147,10 @@ def sabotage(task, tmp_path_factory):
     return run
 
 
+def read_json(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
 def arrays(run):
     """The arrays in a run's checkpoint that are its result: "params/main.Wh", "v/...", "best/..."."""
     with np.load(run / "checkpoint.npz", allow_pickle=False) as file:

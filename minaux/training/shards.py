@@ -16,7 +16,7 @@ from . import ranks
 from .batches import scaled
 from .config import UserError
 from .processes import WorkerError, processes
-from .ranks import run_program as run_program
+from .ranks import run_program as run_program  # for cli.py
 
 
 class Shards(NamedTuple):

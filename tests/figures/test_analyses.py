@@ -1,6 +1,8 @@
 """`analyse`: small grids that go on where they stopped, and end with a table and a picture."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -9,7 +11,8 @@ import cli
 from minaux.bench import cpu as bench
 from minaux.bench.cpu import Case
 from minaux.figures import analyses
-from tests.conftest import SMALL
+from minaux.training.checkpoint import RunDirectory
+from tests.conftest import ROOT, SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +139,27 @@ def test_cost_cases_reach_16384_steps():
     found = {(name, case.T) for name, case in bench.costs()}
     assert {(name, 16384) for name in ("LSTM, truncated 300", "r-LSTM, truncated 300", "LSTM, full BPTT")} <= found
     assert ("Transformer", 4096) in found
+
+
+def test_processes_started_together_divide_the_grid(tmp_path):
+    """Each run is trained once, and the last process writes the table."""
+    out, pipe = tmp_path / "grid", subprocess.PIPE
+    command = [sys.executable, ROOT / "cli.py", "analyse", "curves", *options(), "--epochs", 6, "--out", out]
+    command = list(map(str, command))
+    together = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    outs, errs = zip(*(process.communicate() for process in together))
+    assert [process.returncode for process in together] == [0, 0, 0] and not any(errs), errs
+    assert sum(text.count("test accuracy ") for text in outs) == 3  # one for each run
+    assert "| none |" in (out / "table.md").read_text() and any("| none |" in text for text in outs)
+    assert not [path for path in out.rglob("*") if path.name == "lock" or path.suffix == ".tmp"]
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(invoke, tmp_path):
+    out = tmp_path / "grid"
+    command = ["analyse", "curves", "--out", out, *options()]
+    with RunDirectory(analyses.runs("curves", out, quarter=True)[1][0]).held():
+        ended = invoke(*command)
+        assert ended.status == 0 and "other processes are at work on 1 of 3 runs" in ended.stdout
+        assert not (out / "table.md").exists()
+    ended = invoke(*command)
+    assert ended.status == 0 and (out / "table.md").exists() and ended.stdout.count("test accuracy ") == 1

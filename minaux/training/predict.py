@@ -1,0 +1,71 @@
+"""A trained model at work: classes of new sequences.
+
+from minaux.training.predict import load_model
+classify = load_model("runs/my-r")
+probabilities = classify(x)  # [n, classes] of x [n, T, D], or of a list of tokens [T_i]
+classes = probabilities.argmax(1)
+"""
+
+import functools
+
+import numpy as np
+
+from ..model import Draws, main_forward
+from ..ops import mlp_forward
+from . import batches
+from .checkpoint import RunDirectory
+from .config import UserError
+from .evaluation import BLOCK
+from .run import MODELS
+from .shards import open_shards
+
+
+def load_model(run, threads=1):
+    """The best weights of a run as a function: x to the probabilities `[n, classes]`.
+
+    x is as the run's task has it: bytes or floats `[n, T, D]`, or a list of tokens `[T_i]`. Raises UserError if
+    there is no run, or if x is of another kind than the model learned from.
+    """
+    directory = RunDirectory(run)
+    cfg = directory.read_config()
+    state = directory.load(cfg)
+    return functools.partial(probabilities, cfg, state.best or state.params, threads=threads)
+
+
+def probabilities(cfg, params, x, threads=1):
+    """See `load_model`."""
+    check(cfg, params, x)
+    lengths = batches.lengths_of(x)
+    order = np.argsort(lengths, kind="stable")
+    size = min(BLOCK, cfg.batch_size)
+    parts = [order[start : start + size] for start in range(0, len(x), size)]
+    logits = getattr(MODELS[cfg.model][0], "logits", None)
+    with open_shards(1, cfg.dtype, threads) as shards:
+        some = [(batches.take(x, rows), None, Draws(), lengths[rows]) for rows in parts]
+        found = [p.copy() for p in shards.run(softmax, params, some, logits=logits)]
+    return np.concatenate(found)[np.argsort(order)]
+
+
+def softmax(params, x, y, draws, mask=None, logits=None):
+    """The probabilities `[N, classes]` of x `[T, D, N]` or `[T, N]`."""
+    if logits:
+        scores = logits(params, x, mask)
+    else:
+        scores = mlp_forward(main_forward(params, x, [], mask).last, params, "classifier")[0]  # [classes, N]
+    p = np.exp(scores - scores.max(0))
+    return (p / p.sum(0)).T
+
+
+def check(cfg, params, x):
+    """Raise UserError if the model cannot read x."""
+    first = params.get("main.We", params.get("main.Wx"))  # [F, D], of tokens [F, V]
+    tokens, read, width = isinstance(x, list), bool((cfg.data or {}).get("tokens")), first.shape[1]
+    if tokens != read:
+        kinds = {True: "tokens", False: "numbers"}
+        raise UserError(f"x holds {kinds[tokens]}, but the model reads {kinds[read]}")
+    if not len(x):
+        raise UserError("x holds no sequence")
+    if tokens and (largest := max(int(steps.max()) for steps in x)) >= width:
+        raise UserError(f"x has the token {largest}, but the model reads 0 to {width - 1}")
+    if not tokens and x.shape[2] != width:
+        raise UserError(f"x has {x.shape[2]} numbers a step, but the model reads {width}")

@@ -157,41 +157,73 @@ def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
     `[H, N]` those that enter the last h and c (None: zeros). Returns dx `[S, D, N]` (tokens: None), dh0, dc0
     `[H, N]`, dWx, dWh, db; added to `dweights`, three like them, where they are given.
     """
+    [found] = lstm_backward_of_each([(dh, dh_last, dc_last, dweights)], cache)
+    return found
+
+
+def lstm_backward_of_each(losses, cache, inputs=True):
+    """The same for several losses, a (dh, dh_last, dc_last, dweights) each: a list of what `lstm_backward` returns.
+
+    They go side by side, as columns: the slopes of the gates are taken once, and a step's product serves all.
+    `inputs` False: nobody needs dx, it is None.
+    """
     if not isinstance(cache, LSTMCache):
-        return kernels.lstm_backward(dh, dh_last, dc_last, cache, dweights)
+        return [kernels.lstm_backward(*loss[:3], cache, loss[3]) for loss in losses]
     s, c, gates, W, tokens, mask = cache.s, cache.c, cache.gates, cache.W, cache.tokens, cache.mask
-    xp, dtype, S, (H, N) = array_module(s), s.dtype, len(gates), c.shape[1:]
-    dh_t, dc_t = (xp.zeros((H, N), dtype) if a is None else a.copy() for a in (dh_last, dc_last))
-    dx = None if tokens is not None else xp.empty((S, W.shape[1] - H - 1, N), dtype)
-    V = 0 if tokens is None else cache.Wx_half.shape[1]
-    dW = xp.zeros((4 * H, W.shape[1] + V), dtype)  # of [Wh | b | Wx], rows o, i, f, g
-    if dweights is not None:
-        dW[:] = xp.roll(xp.concatenate([dweights[1], dweights[2], dweights[0]], axis=1), H, axis=0)
+    xp, S, k, (H, N) = array_module(s), len(gates), len(losses), c.shape[1:]
+    dhs, dh_last, dc_last, dweights = zip(*losses)
+    inputs = inputs and tokens is None
+    dx = xp.empty((S, W.shape[1] - H - 1, k * N), s.dtype) if inputs else None
+    dh_t, dc_t = (
+        xp.concatenate([xp.zeros_like(c[0]) if a is None else a for a in d], 1) for d in (dh_last, dc_last)
+    )
+    dW = [rows_oifg(cache, some) for some in dweights]  # k times [4H, H+1+D]: of Wh | b | Wx
     WhT = xp.ascontiguousarray(W[:, :H].T)
     for t0, t1 in reversed(cut(S, together(N))):
-        dc_dh, dz = slopes(cache, t0, t1)
-        for t in reversed(range(t0, t1)):
-            dz_o, dz_ifg = dz[t - t0, :H], dz[t - t0, H:].reshape(3, H, N)  # slopes still
-            if dh is not None:
-                dh_t += dh[t]
+        f = gates[t0:t1, 2 * H : 3 * H]
+        dc_dh, dz, f = (side(a, k) for a in (*slopes(cache, t0, t1), f))  # [S, ., k N]
+        for t in reversed(range(t1 - t0)):
+            dz_o, dz_ifg = dz[t, :H], dz[t, H:].reshape(3, H, k * N)  # slopes still
+            for n, dh in enumerate(dhs):
+                if dh is not None:
+                    dh_t[:, n * N : (n + 1) * N] += dh[t0 + t]
             if mask is not None:  # h, c = mask * h, mask * c
-                dh_t *= mask[t]
-                dc_t *= mask[t]
-            dc_t += dc_dh[t - t0] * dh_t  # h[t] = o * tanh(c[t])
+                dh_t *= side(mask[t0 + t], k)
+                dc_t *= side(mask[t0 + t], k)
+            dc_t += dc_dh[t] * dh_t  # h[t] = o * tanh(c[t])
             dz_o *= dh_t
             dz_ifg *= dc_t  # c[t] = f * c[t-1] + i * g
-            dc_t *= gates[t, 2 * H : 3 * H]
-            xp.matmul(WhT, dz[t - t0], out=dh_t)  # z[t] = W s[t], s[t] = [h[t-1]; 1; x[t]]
+            dc_t *= f[t]
+            xp.matmul(WhT, dz[t], out=dh_t)  # z[t] = W s[t], s[t] = [h[t-1]; 1; x[t]]
         # No step waits for dW and dx: several steps in one product.
-        dz, s_n = (side_by_side(a) for a in (dz, s[t0:t1]))
-        if tokens is None:
-            dx[t0:t1] = one_by_one(W[:, H + 1 :].T @ dz, N)
-        else:  # a token's x is one-hot
-            onehot = side_by_side(tokens[t0:t1]) == xp.arange(V)[:, None]
-            s_n = xp.concatenate([s_n, onehot], dtype=dtype)
-        dW += dz @ s_n.T
-    dW = xp.roll(dW, -H, axis=0)  # rows i, f, g, o again
-    return dx, dh_t, dc_t, dW[:, H + 1 :], dW[:, :H], dW[:, H : H + 1]
+        s_n = side_by_side(s[t0:t1])
+        if inputs:
+            dx[t0:t1] = one_by_one(W[:, H + 1 :].T @ side_by_side(dz), k * N)
+        if tokens is not None:  # a token's x is one-hot
+            onehot = side_by_side(tokens[t0:t1]) == xp.arange(cache.Wx_half.shape[1])[:, None]
+            s_n = xp.concatenate([s_n, onehot], dtype=s.dtype)
+        for n in range(k):
+            dW[n] += side_by_side(dz[:, :, n * N : (n + 1) * N]) @ s_n.T
+    found = []
+    for n in range(k):
+        columns, dW_n = slice(n * N, (n + 1) * N), xp.roll(dW[n], -H, axis=0)  # rows i, f, g, o again
+        dx_n = dx[:, :, columns] if inputs else None
+        found.append((dx_n, dh_t[:, columns], dc_t[:, columns], dW_n[:, H + 1 :], dW_n[:, :H], dW_n[:, H : H + 1]))
+    return found
+
+
+def rows_oifg(cache, dweights):
+    """dWx, dWh, db, or zeros for None, as one new array: of [Wh | b | Wx] with rows o, i, f, g."""
+    xp, H = array_module(cache.W), cache.c.shape[1]
+    if dweights is not None:
+        return xp.roll(xp.concatenate([dweights[1], dweights[2], dweights[0]], axis=1), H, axis=0)
+    V = 0 if cache.tokens is None else cache.Wx_half.shape[1]
+    return xp.zeros((4 * H, cache.W.shape[1] + V), cache.W.dtype)
+
+
+def side(a, k):
+    """`[..., N]` k times side by side: `[..., k N]`."""
+    return a if k == 1 else array_module(a).concatenate([a] * k, axis=-1)
 
 
 def slopes(cache, t0, t1):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from . import windows
 from .arrays import ANCHORS, DROPCONNECT, EVALUATION, FEEDING, array_module, rng
 from .auxiliary import predict, reconstruct
-from .lstm import add_layer_grads, layer_weights, lstm_advance, lstm_backward, lstm_forward
+from .lstm import add_layer_grads, layer_weights, lstm_advance, lstm_backward_of_each, lstm_forward
 from .ops import mlp_backward, mlp_forward, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 
@@ -58,10 +58,10 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
     keep = windows.kept_spans(T, K, aux_K, L, draws.r_anchors, draws.p_anchors, supervised=y is not None)
     main = main_forward(params, x, keep, mask, to_the_end=y is not None, every=every)
 
+    sweeps = []  # back through the main LSTM, one for each loss and anchor
     if y is not None:  # supervised: classify from h[T-1]
         losses["supervised"], dh = classify(params, main.last, y, draws.masks, 1 / batch_size, from_labels)
-        if K > 0:  # dh [H, N], of h[T-1]
-            sweep(main, windows.supervised_span(T, K), from_labels, dh_last=dh)
+        sweeps.append(Sweep(windows.supervised_span(T, K), from_labels, dh_last=dh))  # dh [H, N], of h[T-1]
 
     for n, a in enumerate(draws.r_anchors):  # r: reconstruct x[a-L+1] ... x[a-1] from the state after a
         scale = 1 / (batch_size * (L - 1) * channels * len(draws.r_anchors))
@@ -70,17 +70,18 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
         losses["r"] += r.loss
         fed.append(r.fed)
         if aux_K > 0:  # r.dh, r.dc [H, N], of the state after a
-            sweep(main, windows.r_span(a, aux_K), from_auxiliary, dh_last=r.dh, dc_last=r.dc)
+            sweeps.append(Sweep(windows.r_span(a, aux_K), from_auxiliary, dh_last=r.dh, dc_last=r.dc))
 
     for a in draws.p_anchors:  # p: predict x[a+1] ... x[a+L] from the states after a ... a+L-1
         scale = 1 / (batch_size * L * channels * len(draws.p_anchors))
         h = main.steps(a, a + L).h[1:]  # [L, H, N], after steps a ... a+L-1
         for t0, t1, loss, dh, _ in predict(params, x, a, L, aux_K, h, scale, from_auxiliary):  # dh [t1-t0, H, N]
             losses["p"] += loss
+            # The first window's gradient goes on before the anchor; later ones are cut.
+            start = windows.p_lead(a, aux_K)[0] if t0 == 0 else a + t0
             if aux_K > 0:
-                dh0, dc0 = sweep(main, (a + t0, a + t1), from_auxiliary, dh)  # [H, N], before step a+t0
-                if t0 == 0:  # the first window's gradient goes on before the anchor; later ones are cut
-                    sweep(main, windows.p_lead(a, aux_K), from_auxiliary, dh_last=dh0, dc_last=dc0)
+                sweeps.append(Sweep((start, a + t1), from_auxiliary, dh))
+    sweep(main, sweeps)
 
     for name in trained:
         from_auxiliary[name] *= aux_weight
@@ -96,20 +97,36 @@ def classify(params, h, y, masks, scale, grads):
     return loss, mlp_backward(dlogits, cache, params, grads, "classifier", masks)
 
 
-def sweep(main, span, grads, dh=None, dh_last=None, dc_last=None):
-    """Back through the main LSTM's steps of `span` and no further: that is the cut. Each loss sweeps on its own, so
-    that none rides past its cut in another's window.
+class Sweep(NamedTuple):
+    """Back-propagation of one loss through the main LSTM's steps of `span`, and no further: that is the cut."""
 
-    dh `[t1-t0, H, N]` enters each h of the span, dh_last and dc_last `[H, N]` the last h and c (None: nothing).
-    Adds into `grads`; returns dh, dc `[H, N]` of the state before the span.
-    """
-    dweights, (start, end) = None, span
-    for t0, t1 in reversed(windows.cut(end - start, main.every)):
-        dh_part, cache = None if dh is None else dh[t0:t1], main.steps(start + t0, start + t1)
-        _, dh_last, dc_last, *dweights = lstm_backward(dh_part, dh_last, dc_last, cache, dweights)
-    if dweights is not None:
-        add_layer_grads(grads, "main", *dweights, main.embedding)
-    return dh_last, dc_last
+    span: tuple  # (t0, t1): steps t0 ... t1-1
+    grads: dict  # is added to
+    dh: Any = None  # [n, H, N] enters the last n h of the span
+    dh_last: Any = None  # [H, N] enters the last h
+    dc_last: Any = None  # [H, N] enters the last c
+
+
+def sweep(main, sweeps):
+    """Run the sweeps. Where their spans overlap they go side by side, but each loss has its own columns and ends at
+    its own cut: none rides past it in another's window."""
+    begins = [s.span[1] - (0 if s.dh is None else len(s.dh)) for s in sweeps]  # of dh
+    ends = sorted({*begins, *(t for s in sweeps for t in s.span)}, reverse=True)
+    states = [(s.dh_last, s.dc_last, None) for s in sweeps]  # dh, dc, (dWx, dWh, db) so far
+    for t1, t0 in zip(ends, ends[1:]):
+        some = [n for n, s in enumerate(sweeps) if s.span[0] <= t0 and t1 <= s.span[1]]
+        for part in reversed(windows.cut(t1 - t0, main.every)) if some else ():
+            start, end = t0 + part[0], t0 + part[1]
+            losses = []
+            for n in some:
+                dh = sweeps[n].dh[start - begins[n] : end - begins[n]] if start >= begins[n] else None
+                losses.append((dh, *states[n]))
+            found = lstm_backward_of_each(losses, main.steps(start, end), inputs=False)
+            for n, (_, dh, dc, *dweights) in zip(some, found):
+                states[n] = dh, dc, dweights
+    for s, (_, _, dweights) in zip(sweeps, states):
+        if dweights is not None:  # the span has steps
+            add_layer_grads(s.grads, "main", *dweights, main.embedding)
 
 
 class Main(NamedTuple):

@@ -329,11 +329,16 @@ def swapped_gates(dh, dh_last, dc_last, cache, dweights=None):
     return backward(dh, dh_last, dc_last, cache._replace(gates=cache.gates[:, rows]))
 
 
+def of_each(backward):
+    """Sweeps one after the other by `backward`."""
+    return lambda losses, cache, inputs: [backward(*loss[:3], cache, loss[3]) for loss in losses]
+
+
 MUTATIONS = {
-    "scale of dWh": ("none", model, "lstm_backward", scaled(backward, 4, 1.0005)),
-    "scale of db": ("none", model, "lstm_backward", scaled(backward, 5, 1.0005)),
-    "dc dropped between steps": ("none", model, "lstm_backward", without_dc),
-    "gates swapped": ("none", model, "lstm_backward", swapped_gates),
+    "scale of dWh": ("none", model, "lstm_backward_of_each", of_each(scaled(backward, 4, 1.0005))),
+    "scale of db": ("none", model, "lstm_backward_of_each", of_each(scaled(backward, 5, 1.0005))),
+    "dc dropped between steps": ("none", model, "lstm_backward_of_each", of_each(without_dc)),
+    "gates swapped": ("none", model, "lstm_backward_of_each", of_each(swapped_gates)),
     "supervised window too long": ("none", windows, "supervised_span", lambda T, K: (T - K - 1, T)),
     "supervised window too short": ("none", windows, "supervised_span", lambda T, K: (T - K + 1, T)),
     "r window too long": ("r", windows, "r_span", lambda a, K: (a - K, a + 1)),

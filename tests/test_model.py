@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minaux import model
 from minaux.gradcheck import check_gradients, frozen_loss, record
 from minaux.initial import Sizes, init_params, parameter_shapes
-from minaux.lstm import lstm_backward, lstm_forward
+from minaux.lstm import lstm_backward_of_each, lstm_forward
 from minaux.model import Draws, draw, loss_and_grads
 from minaux.training.evaluation import evaluate
 from tests.strategies import padding, problems, random_batch, random_model
@@ -99,16 +99,23 @@ def test_truncation_at_T_or_more_is_full_bptt_through_the_same_code():
 def test_only_steps_that_a_gradient_or_state_needs_are_run(monkeypatch):
     kept, swept = [], []
     monkeypatch.setattr(model, "lstm_forward", lambda x, *rest: kept.append(len(x)) or lstm_forward(x, *rest))
-    monkeypatch.setattr(
-        model, "lstm_backward", lambda *args: swept.append(len(args[3].gates)) or lstm_backward(*args)
-    )
+
+    def spy(losses, cache, inputs):
+        swept.append((len(losses), len(cache.gates)))
+        return lstm_backward_of_each(losses, cache, inputs)
+
+    monkeypatch.setattr(model, "lstm_backward_of_each", spy)
     params = random_model(np.random.default_rng(0), "r", D=2, H=3)
     x, y = random_batch(np.random.default_rng(1), T, 2, 2)
     main = model.main_forward(params, x, [(5, 8)], to_the_end=False)
     assert kept == [3] and main.parts[-1][1] == 8
     kept.clear()
     loss_and_grads(params, x, y, Draws(8, (12,)), 4, 3)
-    assert kept == [3, 4] and swept == [4, 3]
+    assert kept == [3, 4] and swept == [(1, 4), (1, 3)]
+    swept.clear()  # the labels' last 8 steps; r's 10 ... 12; p's 6 ... 11, which goes on to 3
+    params = random_model(np.random.default_rng(0), "rp", D=2, H=3)
+    loss_and_grads(params, x, y, Draws(6, (12,), (6,)), 8, 3)
+    assert sum(n * steps for n, steps in swept) == 8 + 3 + 6 + 3 and max(n for n, _ in swept) > 1
 
 
 @given(problems(), st.integers(1, 3))

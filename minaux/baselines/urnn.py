@@ -1,5 +1,5 @@
-"""The uRNN (Arjovsky, Shah & Bengio 2016), a baseline: a recurrent network of complex numbers whose matrix is unitary,
-so that it neither shrinks nor stretches the state or the gradient.
+"""The uRNN (Arjovsky, Shah & Bengio 2016), a baseline: a recurrent network of complex numbers. Its matrix is
+unitary, so that it neither shrinks nor stretches the state or the gradient.
 
     h[t] = modReLU(W h[t-1] + Wx x[t])          [n] complex      h[-1] = h0, a parameter
     W = D3 R2 F⁻¹ D2 Π R1 F D1                  [n, n]           section 3, equation 6
@@ -7,12 +7,12 @@ so that it neither shrinks nor stretches the state or the gradient.
     modReLU(z) = max(|z| + b, 0) z / |z|                         section 4.2, equation 8
     scores = U (Re h, Im h) + c                 [classes]        section 4.2, of the last h
 
-Complex parameters are pairs of real ones, in a last axis of 2. So is the gradient: dz stands for ∂L/∂Re z + i ∂L/∂Im z,
-and of y = A x with a complex A dx is A* dy.
+Complex parameters are pairs of real ones, in a last axis of 2. dz stands for ∂L/∂Re z + i ∂L/∂Im z: for y = A x,
+dx = A* dy.
 
-States are rows here, `[N, n]`: the Fourier transforms go along the rows. n is 4 H, so that 128 hidden units give the
-paper's 512. That makes 16,394 parameters for pMNIST; as many as the LSTM's 233,226 would take n = 7,288, and
-fourteen times the time. There is no truncation of the paper's, but ours is the iRNN's.
+States are rows here, `[N, n]`: the Fourier transforms go along the rows. n is 4 H: 128 hidden units give the
+paper's 512 (section 5.3), and 16,394 parameters. For the LSTM's 233,226 n would be 7,288, and training slower
+fourteen times.
 """
 
 import functools
@@ -85,6 +85,7 @@ class Factors(NamedTuple):
 
     d: Any  # [3, n] exp(i θ)
     w: Any  # [2, n] v / |v|
+    plane: Any  # [2, 2, 2n] w and i w, as pairs
     length: Any  # [2, 1] |v|
     order: Any  # [n] Π takes entry order[k] to k
     back: Any  # [n] and its inverse
@@ -94,8 +95,10 @@ def factors(params):
     theta, v = params["main.theta"], as_complex(params["main.reflection"])
     xp = array_module(theta)
     length = xp.sqrt((abs(v) ** 2).sum(1, keepdims=True))
+    w = v / length
+    plane = as_pairs(xp.stack([w, 1j * w], axis=1))
     order = permutation(theta.shape[1])
-    return Factors(xp.exp(1j * theta), v / length, length, xp.asarray(order), xp.asarray(np.argsort(order)))
+    return Factors(xp.exp(1j * theta), w, plane, length, xp.asarray(order), xp.asarray(np.argsort(order)))
 
 
 @functools.lru_cache
@@ -108,19 +111,20 @@ def unitary_forward(h, f):
     """W h for each row of h `[N, n]`."""
     fft = array_module(h).fft
     y = fft.fft(h * f.d[0], norm="ortho")  # F, scaled to be unitary
-    reflect(y, f.w[0])
+    reflect(y, f.w[0], f.plane[0])
     y = y.take(f.order, axis=1)
     y *= f.d[1]
     y = fft.ifft(y, norm="ortho")
-    reflect(y, f.w[1])
+    reflect(y, f.w[1], f.plane[1])
     y *= f.d[2]
     return y
 
 
-def reflect(y, w):
+def reflect(y, w, plane):
     """y = R y in place for each row of y `[N, n]`, given w = v / |v|. Returns w* y `[N]`."""
     along = y @ w.conj()
-    y -= (2 * along)[:, None] * w
+    pairs = as_pairs(y)
+    pairs -= as_pairs(2 * along[:, None]) @ plane  # along w, as a real product, which is quicker
     return along
 
 
@@ -134,18 +138,18 @@ class Sums(NamedTuple):
 def unitary_backward(y, dy, f, sums):
     """dh `[N, n]` of y = W h, from y and dy `[N, n]`; adds into `sums`.
 
-    W is unitary: its inverse, which takes y back to h, is W*, which takes dy to dh. So both go back together, factor
-    by factor, and nothing of the forward pass need be kept but y.
+    W is unitary: W* takes y back to h, and dy to dh. So both go back together, factor by factor, and of the forward
+    pass only y is kept.
     """
     xp, N = array_module(y), len(y)
     both = xp.concatenate([y, dy])  # [2N, n]
     d = f.d.conj()
     both = diagonal_backward(both, d[2], sums.d[2])
-    reflection_backward(both, f.w[1], sums.w[1])
+    reflection_backward(both, f.w[1], f.plane[1], sums.w[1])
     both = xp.fft.fft(both, norm="ortho")
     both = diagonal_backward(both, d[1], sums.d[1])
     both = both.take(f.back, axis=1)
-    reflection_backward(both, f.w[0], sums.w[0])
+    reflection_backward(both, f.w[0], f.plane[0], sums.w[0])
     both = xp.fft.ifft(both, norm="ortho")
     both = diagonal_backward(both, d[0], sums.d[0])
     return both[N:]
@@ -161,11 +165,11 @@ def diagonal_backward(both, d, dtheta):
     return both
 
 
-def reflection_backward(both, w, dw):
-    """x and dx of y = R x, in place of y and dy: R is R* and its own inverse. Adds dw `[n]`, for w = v / |v|; what of it
-    lies along w is not kept."""
+def reflection_backward(both, w, plane, dw):
+    """x and dx of y = R x, in place of y and dy, for R is R* and its own inverse. Adds into dw `[n]`, for
+    w = v / |v|; what of it lies along w is not kept."""
     N = len(both) // 2
-    along = reflect(both, w)
+    along = reflect(both, w, plane)
     of_y, of_dy = along[:N].conj(), along[N:].conj()  # w* x is -w* y
     dw += 2 * (of_y @ both[N:] - of_dy @ both[:N])  # y = x - 2 w (w* x)
 
@@ -235,8 +239,8 @@ def weights(params):
 
 
 def urnn_forward(x, h, V, f, b, h0, mask=None, keep=True):
-    """The last h `[N, n]` and all z `[S, N, n]` (None unless `keep`) of S steps over x `[S, D, N]` (tokens `[S, N]`)
-    from h `[N, n]`."""
+    """S steps over x `[S, D, N]` (tokens `[S, N]`) from h `[N, n]`: the last h, and all z `[S, N, n]` (None unless
+    `keep`)."""
     zs = array_module(h).empty((len(x), *h.shape), h.dtype) if keep else None
     for t in range(len(x)):
         z, h = step(x[t], h, V, f, b, h0, None if mask is None else mask[t])
@@ -278,8 +282,8 @@ def logits(params, x, mask=None):
 
 def loss_and_grads(params, x, y, draws, K, aux_K=0, aux_weight=1.0, batch_size=None, mask=None):
     """As `model.loss_and_grads`, of the supervised loss alone: truncated at K, the state before step T-K is a
-    constant; at K = 0 the classifier alone is trained. The gradient that stands for main.Wh's where norms are reported
-    is that of main.theta."""
+    constant; at K = 0 the classifier alone is trained. The gradient that stands for the others where norms are
+    reported is that of main.theta."""
     xp, t0 = array_module(x), supervised_span(len(x), K)[0]
     *main, h0 = weights(params)
     h, _ = urnn_forward(x[:t0], initial_state(h0, x.shape[-1]), *main, h0, between(mask, 0, t0), keep=False)

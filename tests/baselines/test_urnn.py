@@ -64,9 +64,8 @@ def loss_by_the_book(params, x, y, h, mask, batch_size):
     """The loss from the state h (None: h0) on, the smallest |z|, and which units are on."""
     h = np.tile(as_complex(params["main.h0"])[:, None], x.shape[-1]) if h is None else h
     h, moduli, on = states(params, x, h, mask)
-    scores = (
-        params["classifier.W"] @ np.stack([h.real, h.imag], axis=1).reshape(-1, len(y)) + params["classifier.b"]
-    )
+    pairs = np.stack([h.real, h.imag], axis=1).reshape(-1, len(y))
+    scores = params["classifier.W"] @ pairs + params["classifier.b"]
     logp = scores - np.log(np.exp(scores).sum(0))
     return -logp[y, range(len(y))].sum() / batch_size, np.min(moduli, initial=1.0), on
 
@@ -101,7 +100,7 @@ def test_gradients(seed, T, D, H, N, tokens, padded, K):
 @pytest.mark.parametrize(
     "right, wrong",
     [
-        ("y -= (2 * along)", "y -= along"),  # the reflection's factor 2
+        ("as_pairs(2 * along", "as_pairs(along"),  # the reflection's factor 2
         ("along = y @ w.conj()", "along = y @ w"),  # a conjugate forgotten
         ('y = fft.ifft(y, norm="ortho")', "y = fft.ifft(y)"),  # the inverse transform's scale
         ('both = xp.fft.ifft(both, norm="ortho")', "both = xp.fft.ifft(both)"),
@@ -132,10 +131,8 @@ def test_a_planted_mistake_is_found(right, wrong):
 @given(seeds, st.integers(1, 4))
 def test_its_matrix_is_the_papers(seed, H):
     params, *_ = problem(seed, 3, 1, H, 1)
-    W = unitary(params)
-    np.testing.assert_allclose(
-        urnn.unitary_forward(np.eye(4 * H, dtype=complex), urnn.factors(params)), W.T, atol=1e-12
-    )
+    W, rows = unitary(params), np.eye(4 * H, dtype=complex)
+    np.testing.assert_allclose(urnn.unitary_forward(rows, urnn.factors(params)), W.T, atol=1e-12)
     np.testing.assert_allclose(W.conj().T @ W, np.eye(4 * H), atol=1e-12)
 
 

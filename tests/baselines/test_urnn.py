@@ -1,6 +1,7 @@
 """The uRNN: its equations, its gradients, its norms, planted mistakes, and that it trains."""
 
 import pathlib
+import sys
 import tracemalloc
 import types
 
@@ -19,6 +20,7 @@ from minaux.training.config import UserError
 from minaux.training.loop import train
 from minaux.training.run import new_state, set_up
 from tests.conftest import tiny
+from tests.gpu import standin
 from tests.strategies import padding, random_batch, seeds, small, steps
 
 
@@ -186,6 +188,27 @@ def test_scores_are_those_of_training():
     logp = scores - np.log(np.exp(scores).sum(0))
     loss = urnn.loss_and_grads(params, x, y, Draws(), 3, mask=mask).losses["supervised"]
     assert loss == pytest.approx(-logp[y, range(5)].mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("where", ["standin", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_gpu_gives_the_same(where, tokens, monkeypatch):
+    if where == "standin":
+        monkeypatch.setitem(sys.modules, "cupy", standin.cupy())
+    import cupy
+
+    params, x, y, mask = problem(7, 9, 3, 4, 4, tokens, padded=True)
+    expected = urnn.loss_and_grads(params, x, y, Draws(), 9, mask=mask)
+    scores = urnn.logits(params, x, mask)
+    params = {name: cupy.asarray(w) for name, w in params.items()}
+    x, y, mask = map(cupy.asarray, (x, y, mask))
+    standin.transfers.clear()
+    found = urnn.loss_and_grads(params, x, y, Draws(), 9, mask=mask)
+    mine = urnn.logits(params, x, mask)
+    assert standin.transfers == []  # nothing comes back to the host, or waits for it
+    np.testing.assert_allclose(mine.get(), scores, rtol=1e-9)
+    for name, grad in expected.grads.items():
+        np.testing.assert_allclose(found.grads[name].get(), grad, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("tokens", [False, True])

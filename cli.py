@@ -127,11 +127,11 @@ def cli():
 
 
 # What a line of `train`'s options has no room for.
-BPTT = "300; 75 with --size 14; full for the Transformer"
+BPTT = "300; 75 with --size 14; full for the baselines"
 AUX_BPTT = "as --bptt, or its default where that is 0"
 OTHERWISE = "with --preset paper, --model irnn or transformer"
 FORGET_BIAS = "Initial bias of the forget gates; chrono and loguniform spread what the units remember."
-HIDDEN = "LSTM units; the classifier's and heads' hidden layers are twice as wide, a Transformer 3/4 as wide."
+HIDDEN = "LSTM units; the classifier's and heads' hidden layers are twice as wide, a uRNN 4 times, a Transformer 3/4 as wide."
 SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128."
 
 

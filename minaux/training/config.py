@@ -24,9 +24,9 @@ QUICK_LSTM = {
 }
 # What the baselines set, with either preset: settings at which they learn (results/trials/notes.md, 10).
 BASELINES = {
-    "irnn": {"bptt": "full"},
-    "urnn": {"bptt": "full", "dropconnect": 0.0},
-    "transformer": {"bptt": "full"},
+    "irnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"},
+    "urnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 1e-3, "lr_schedule": "cosine"},
+    "transformer": {"bptt": "full", "batch_size": 16, "dropconnect": 0.0, "lr": 5e-4, "lr_schedule": "cosine"},
 }
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}

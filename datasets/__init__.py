@@ -7,9 +7,11 @@ import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from . import cifar10, dbpedia, dogs, files, mnist, npz
 from .files import File
-from .task import DataError, Incomplete, Task, counted
+from .task import DataError, Incomplete, Task, counted, fingerprint
 
 __all__ = [
     "NAMES",
@@ -20,6 +22,7 @@ __all__ = [
     "command",
     "describe",
     "fetch",
+    "fingerprint",
     "folder",
     "load",
     "survey",
@@ -101,7 +104,8 @@ def load(name, size=None, data_dir=None, max_length=None):
     for option in given:
         if option not in inspect.signature(TASKS[name].load).parameters:
             raise ValueError(f"--{option.replace('_', '-')}: {name} does not take it, leave it out")
-    return reading(TASKS[name].load, name, data_dir, **given)
+    task = reading(TASKS[name].load, name, data_dir, **given)
+    return task._replace(fingerprint=fingerprint(task))
 
 
 def check(name, data_dir=None):
@@ -112,15 +116,18 @@ def check(name, data_dir=None):
     line = f"{name}: {counts[0]:,} training and {counts[1]:,} test sequences"
     if source.whole not in (None, counts):
         line += " (a part: the whole has {:,} and {:,})".format(*source.whole)
-    classes = len({*task.y_train.tolist(), *task.y_test.tolist()})
+    classes = len({*task.y_train.tolist(), *task.y_test.tolist()} - {-1})
     part = "" if classes == task.classes else f"{classes} of "
     line += f", {part}{counted(task.classes, 'class')}"
+    if (task.y_train < 0).any():
+        line += f" ({(task.y_train < 0).sum():,} sequences without a label)"
     if task.tokens:
         lengths = [len(x) for x in (*task.x_train, *task.x_test)]
         least = f"{min(lengths):,} to " if min(lengths) < max(lengths) else ""
         line += f", {least}{max(lengths):,} tokens each, of {counted(task.tokens, 'kind')}"
     elif not source.check:
-        line += ", {:,} steps of {} each".format(*task.x_train.shape[1:])
+        _, T, D = task.x_train.shape
+        line += f", {T:,} steps of {counted(D, 'byte' if task.x_train.dtype == np.uint8 else 'number')} each"
     return line
 
 

@@ -48,6 +48,9 @@ def rows(data, place, max_length):
 
     Raises DataError that names `place` and the line.
     """
+    if b"\0" in data[:4]:  # `"1"` as UTF-16 or UTF-32 writes it
+        raise DataError(f"{place} is in UTF-16 or UTF-32: save it as UTF-8")
+    csv.field_size_limit(2**31 - 1)  # Python's own is 131,072; of a longer field the beginning is read, too
     # Surrogates carry bytes that are not UTF-8 to the row they are in, where encoding finds them.
     lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(lines, strict=True)
@@ -67,7 +70,7 @@ def rows(data, place, max_length):
             labels.append(int(row[0]) - 1)
             line = reader.line_num + 1
     except UnicodeEncodeError:
-        raise DataError(f"{place}, line {line}: not UTF-8: {remedy}") from None
+        raise DataError(f"{place}, line {line}: not UTF-8: save the file as UTF-8, or {remedy}") from None
     except (ValueError, csv.Error) as error:
         cut = "a quote is not closed, the file is probably cut off"
         text = cut if str(error) == "unexpected end of data" else error

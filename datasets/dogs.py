@@ -2,19 +2,20 @@
 
 Khosla, Jayadevaprakash, Yao, Li: Novel Dataset for Fine-Grained Image Categorization, 2011; the official split.
 Each picture is scaled whole to size x size, with nothing cropped and whatever its shape, by Pillow's bilinear
-filter, which on the way down averages over all the pixels that a new one covers.
+filter, which on the way down averages over all the pixels that a new one covers. It is scaled as a viewer shows it:
+turned as its EXIF data say, over white where it is transparent, and of 16 bits a channel the upper 8. Colour
+profiles are left out.
 """
 
-import errno
+import contextlib
 import hashlib
 import io
-import os
 import pathlib
 
 import numpy as np
 from tqdm import tqdm
 
-from . import files
+from . import files, keep
 from .task import DataError, Task, brief, counted, mixed
 
 HERE = pathlib.Path(__file__).parent / "data" / "dogs"
@@ -43,17 +44,22 @@ CLASSES = 120
 def load(folder, size=128):
     """The Task of x `[n, size*size, 3]` uint8 from lists.tar and images.tar, or what they unpack to, in `folder`.
 
-    The scaled pictures are kept there, in pixels-SIZE.npy, and mapped into memory from it; they are made anew when
-    the lists have changed. Raises ValueError for a size that is not 16 to 128, DataError for what is wrong,
-    Incomplete for what is missing.
+    The scaled pictures are kept there, in pixels-SIZE.npy, or in the user's cache where `folder` is read-only, and
+    mapped into memory from it. What has changed since, the lists or a picture, is made anew. Raises ValueError for
+    a size that is not 16 to 128, DataError for what is wrong, Incomplete for what is missing.
     """
     if not 16 <= size <= 128:
         raise ValueError(f"--size: {size} is not a size of dogs, choose 16 to 128")
     splits = read_lists(folder)
-    path = kept(folder, size)
-    if not path.exists() or not fits(read_kept(path), splits, size):
-        save(path, scale_all(folder, splits, size))
-    return task(read_kept(path), splits)
+    path = folder / kept(size)
+    there = up_to_date(path, folder, splits, size)
+    if not there and not keep.writable(folder):
+        path = keep.elsewhere(folder) / kept(size)
+        there = up_to_date(path, folder, splits, size)
+    if not there:
+        keep.make_room(path, len(pictures(splits)) * record(size).itemsize)
+        keep.save(path, scale_all(folder, splits, size, pixels_by_file(path, size)))
+    return task(keep.read(path), splits)
 
 
 def check(folder):
@@ -61,14 +67,19 @@ def check(folder):
     splits = read_lists(folder)
     anew = scale_all(folder, splits, 16)
     for size in range(16, 129):
-        path = kept(folder, size)
-        if path.exists():
-            records = read_kept(path)
-            if not fits(records, splits, size) or (records["file"] != anew["file"]).any():
-                raise DataError(f"{path} is of other pictures or lists than are here: delete it, it is made anew")
-            if any((digest(one["pixels"]) != one["sha256"]).any() for one in records):
-                raise DataError(f"{path} is damaged (its SHA-256 is another): delete it, it is made anew")
+        for path in folder / kept(size), keep.elsewhere(folder) / kept(size):
+            if path.exists():
+                compare(keep.read(path), path, anew, size)
     return task(anew, splits)
+
+
+def compare(records, path, anew, size):
+    """Raise DataError unless the kept `records` at `path` are of the same pictures as `anew`, and whole."""
+    same = records.dtype == record(size) and len(records) == len(anew)
+    if not same or any((records[name] != anew[name]).any() for name in ("entry", "file")):
+        raise DataError(f"{path} is of other pictures or lists than are here: delete it, it is made anew")
+    if any((digest(one["pixels"]) != one["sha256"]).any() for one in records):
+        raise DataError(f"{path} is damaged (its SHA-256 is another): delete it, it is made anew")
 
 
 def task(records, splits):
@@ -92,7 +103,7 @@ def read_list(data, place):
     try:
         mat = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=("file_list", "labels"))
         names = [str(name) for name in np.atleast_1d(mat["file_list"])]
-        labels = [int(label) for label in np.atleast_1d(mat["labels"])]
+        labels = [float(label) for label in np.atleast_1d(mat["labels"])]
     except Exception:  # a damaged .mat raises nearly anything
         raise DataError(f"{place} is damaged, or holds no file_list and labels: restore it") from None
     if len(names) != len(labels) or not names:
@@ -100,34 +111,39 @@ def read_list(data, place):
             f"{place} has {counted(len(names), 'picture')} and {counted(len(labels), 'label')}: restore it"
         )
     for i, (name, label) in enumerate(zip(names, labels)):
-        if not 1 <= label <= CLASSES:
-            raise DataError(f"{place}: entry {i}, {name}, has label {label}, not 1 to {CLASSES}: restore it")
+        if label not in range(1, CLASSES + 1):
+            raise DataError(f"{place}: entry {i}, {name}, has label {label:g}, not 1 to {CLASSES}: restore it")
     if len(set(names)) < len(names):
         raise DataError(f"{place} lists a picture twice: restore it")
-    return {files.inside(name, place): label for name, label in zip(names, labels)}
+    return {files.inside(name, place): int(label) for name, label in zip(names, labels)}
 
 
 def pictures(splits):
     return [f"Images/{name}" for split in splits for name in split]
 
 
-def scale_all(folder, splits, size):
-    """The records of all pictures, training first, in the order of the lists."""
-    rows = {name: i for i, name in enumerate(pictures(splits))}
+def scale_all(folder, splits, size, known=None):
+    """The records of all pictures, training first, in the order of the lists. `known` has the pixels of some, by
+    the digests of their files."""
+    names, known = pictures(splits), known or {}
+    rows = {name: i for i, name in enumerate(names)}
     records = np.empty(len(rows), record(size))
-    records["entry"] = entries(splits)
+    records["entry"], records["stamp"] = entries(splits), files.stamps(folder, IMAGES, names)
     found = files.read(folder, IMAGES)
     for name, place, data in tqdm(found, f"scaling to {size}x{size}", len(rows), unit=" pictures", disable=None):
         one = records[rows[name]]
-        one["file"], one["pixels"] = digest(data), scale(data, place, size)
+        one["file"] = digest(data)
+        pixels = known.get(one["file"].tobytes())
+        one["pixels"] = scale(data, place, size) if pixels is None else pixels
         one["sha256"] = digest(one["pixels"])
     return records
 
 
 def record(size):
-    """What is kept of a picture: the digests of its entry in the lists, its file and its pixels, and these."""
+    """What is kept of a picture: the digests of its entry in the lists, its file and its pixels, the file's size
+    and time of change, and the pixels."""
     digests = [(name, "u1", 32) for name in ("entry", "file", "sha256")]
-    return np.dtype([*digests, ("pixels", "u1", (size * size, 3))])
+    return np.dtype([*digests, ("stamp", "<i8", 2), ("pixels", "u1", (size * size, 3))])
 
 
 def digest(data):
@@ -146,60 +162,51 @@ def scale(data, place, size):
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:  # one of the .jpg files is a PNG
-            small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+            image.load()
+            small = as_shown(image).resize((size, size), Image.Resampling.BILINEAR)
     except UnidentifiedImageError:
-        raise DataError(f"{place} is no JPEG or PNG: restore it") from None
+        raise DataError(f"{place} is no JPEG or PNG: restore it, or save it as one") from None
     except Exception as error:  # as above
         raise DataError(f"{place} does not decode ({brief(error)}): restore it") from None
     return np.asarray(small).reshape(-1, 3)
 
 
-def kept(folder, size):
-    return folder / f"pixels-{size}.npy"
+def as_shown(image):
+    """The picture in red, green and blue as a viewer shows it."""
+    from PIL import Image, ImageOps
+
+    with contextlib.suppress(Exception):  # EXIF data that cannot be read turn nothing
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
+        transparent = image.info.get("transparency")
+        grey = np.asarray(image)
+        levels = [(grey >> 8).astype(np.uint8), np.where(grey == transparent, 0, 255).astype(np.uint8)]
+        image = Image.merge("LA", [Image.fromarray(level) for level in levels])
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
-def save(path, records):
-    """Write the file whole or not at all."""
-    for left in path.parent.glob(f"{path.name}.*.tmp"):
-        if not running(int(left.suffixes[-2][1:])):  # killed while it wrote
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, records)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # NumPy's, of a full disk, has no number
-        number = error.errno or errno.ENOSPC
-        raise OSError(number, os.strerror(number), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def kept(size):
+    return f"pixels-{size}.npy"
 
 
-def running(pid):
-    try:
-        os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
+def up_to_date(path, folder, splits, size):
+    """Whether the records at `path`, if there are any, are of the pictures that these lists name, in their order,
+    at this size, and of the files that are in `folder` now. What is not there any more has not changed."""
+    if not path.exists():
         return False
-    except OSError:
-        pass  # another user's
-    return True
+    records, expected = keep.read(path), entries(splits)
+    if records.dtype != record(size) or len(records) != len(expected) or (records["entry"] != expected).any():
+        return False
+    now = files.stamps(folder, IMAGES, pictures(splits))
+    return bool(((now == records["stamp"]) | (now == 0)).all())
 
 
-def read_kept(path):
-    """The records in it, mapped into memory. Raises DataError if it is damaged."""
-    try:
-        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
-    except Exception as error:  # as above
-        raise DataError(f"{path} is damaged ({brief(error)}): delete it, it is made anew") from None
-
-
-def fits(records, splits, size):
-    """Whether the records are of the pictures that these lists name, in their order, at this size."""
-    expected = entries(splits)
-    return (
-        records.dtype == record(size)
-        and records.shape == (len(expected),)
-        and bool((records["entry"] == expected).all())
-    )
+def pixels_by_file(path, size):
+    """{digest of a picture's file: its pixels} of the records at `path`, if there are any of this form."""
+    records = keep.read(path) if path.exists() else np.empty(0)
+    if records.dtype != record(size):
+        return {}
+    return {one["file"].tobytes(): one["pixels"] for one in records}

@@ -1,5 +1,6 @@
 """The files that tasks are read from: downloads, checksums, and archives read without unpacking them."""
 
+import contextlib
 import os
 import pathlib
 import tarfile
@@ -7,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from .task import DataError, Incomplete, brief
@@ -61,16 +63,36 @@ def survey(folder, file):
         there[name], has = path, path.stat().st_size
         if size not in (None, has):
             faults.append(f"{path} has {has:,} bytes, not {size:,}")
-    if not there:
+    if not there and not any((folder / name.partition("/")[0]).exists() for name in sizes):
         faults = [f"{folder} has neither {file.name} nor {file.unpacked}"]
     return there, faults[0] if faults else None
 
 
 def place(folder, name):
-    """Where `name`, a path inside an archive, is in `folder` or should be: with or without the top folder."""
+    """Where `name`, a path inside an archive, is in `folder` or should be: with or without the top folder, and with
+    its ending in capitals or not, as cameras and other systems have it."""
     top, _, below = name.partition("/")
     whole, bare = folder / name, folder / (below or name)
-    return whole if whole.exists() or ((folder / top).exists() and not bare.exists()) else bare
+    for path in whole, bare:
+        if path.exists():
+            return path
+        for ending in path.suffix.lower(), path.suffix.upper():
+            if path.with_suffix(ending).exists():
+                return path.with_suffix(ending)
+    return whole if (folder / top).exists() else bare
+
+
+def stamps(folder, archive, names):
+    """`[n, 2]` the size and the time of the last change (ns) of each of the n files that `read` would yield for
+    `names`: in a packed `archive` (a File) its own, and of a file that is missing zeros."""
+    packed, found = folder / archive.name, np.zeros((len(names), 2), np.int64)
+    if packed.exists():
+        names = [archive.name] * len(names)
+    for i, name in enumerate(names):
+        with contextlib.suppress(FileNotFoundError):
+            status = place(folder, name).stat()
+            found[i] = status.st_size, status.st_mtime_ns
+    return found
 
 
 def verify(path, file):
@@ -95,6 +117,8 @@ def members(path, names):
                     wanted.remove(name)
                     yield name, f"{path}: {name}", tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's fault, not the archive's
+            raise
         raise DataError(f"{path} cannot be read ({brief(error)}): delete it and fetch it again") from None
     if wanted:
         raise DataError(f"{path} lacks {min(wanted)}: delete it and fetch it again")

@@ -18,8 +18,19 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-FILES = tuple(files.File(f"{name}.gz", None, None, (), name, lambda _, name=name: {name: None}) for name in SHA256)
 PERMUTATION_SEED = 92916  # the one most published pMNIST code uses
+
+
+def locate(folder, name):
+    """Where the IDX file `name` is in `folder` or should be, gzipped or not. Some unpackers write .idx for -idx."""
+    names = [f"{one}{end}" for one in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
+    return next((folder / one for one in names if (folder / one).is_file()), folder / names[0])
+
+
+FILES = tuple(
+    files.File(f"{name}.gz", None, None, (), name, lambda folder, name=name: {locate(folder, name).name: None})
+    for name in SHA256
+)
 
 
 def load(folder, size=28):
@@ -51,9 +62,7 @@ def load_permuted(folder, size=28):
 
 def read_idx(folder, name):
     """The array in an IDX file, gzipped or not, once its checksum is right. Raises DataError."""
-    path = folder / f"{name}.gz"
-    if not path.exists() and (folder / name).exists():
-        path = folder / name
+    path = locate(folder, name)
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
@@ -61,9 +70,12 @@ def read_idx(folder, name):
     except FileNotFoundError:
         raise DataError(f"{path} is missing: put MNIST's four IDX files there, or leave --data-dir out") from None
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:  # it is not the file's contents that are wrong
+            raise
         raise DataError(f"{path} cannot be read ({error}): restore it") from None
     if hashlib.sha256(data).hexdigest() != SHA256[name]:
-        raise DataError(f"{path} is not MNIST's {name} (its SHA-256 is another): restore it")
+        others = "read other pictures with --task npz"
+        raise DataError(f"{path} is not MNIST's {name} (its SHA-256 is another): restore it, or {others}")
     dimensions = data[3]  # an IDX file: 0, 0, type, number of dimensions, their sizes, the values
     shape = np.frombuffer(data, ">i4", dimensions, offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)

@@ -2,38 +2,58 @@
 
 x      `[n, T]` or `[n, T, D]`: uint8 (v stands for v/255) or floats (as they are);
        or tokens: other integers `[n, T]` from 0 up. T is at least 3.
-y      `[n]`: classes, integers from 0 up
+y      `[n]`: classes, integers from 0 up; -1 for a training sequence without a label
 lengths `[n]`, with tokens, if you like: only the first lengths[i] of x[i] count
-x_test, y_test, lengths_test: the test set, with lengths if x has them; without it, it is a tenth of the above, the
-       same one every time
+x_test, y_test, lengths_test: the test set, with lengths if x has them; without it, it is a tenth of the above that
+       have labels, the same one every time
 """
 
+import os
 import zipfile
 
 import numpy as np
 
-from .task import DataError, Task, counted
+from .task import DataError, Task, brief, counted, mixed
 
 ARRAYS = ("x", "y", "lengths", "x_test", "y_test", "lengths_test")
 LARGEST = 1_000_000  # tokens and classes: beyond it a number is no token but a mistake
+AGAIN = "write it again, with np.savez(FILE, x=x, y=y)"
+
+
+# What to save for a type that sequences cannot have, by NumPy's letter for it; otherwise x.astype('float64').
+INSTEAD = {
+    "integers": "{0}.astype('float64'), or 'uint8' if they are bytes",
+    "b": "{0}.astype('float32')",
+    "c": "its real and imaginary part as two numbers a step",
+    "M": "({0} - {0}.min()) / np.timedelta64(1, 's')",
+    "m": "{0} / np.timedelta64(1, 's')",
+    "U": "text as tokens, as docs/tasks.md shows",
+    "S": "text as tokens, as docs/tasks.md shows",
+    "V": "its fields as the numbers of a step, np.stack([{0}[name] for name in {0}.dtype.names], -1)",
+}
+CODES = "np.unique({}, return_inverse=True)[1]"  # of names
 
 
 def load(path=None):
-    """The Task in the file at `path`. Raises DataError for what is wrong with it, ValueError without a path."""
+    """The Task in the file at `path`; its rows are mixed. Raises DataError for what is wrong with it, ValueError
+    without a path."""
     if path is None:
         raise ValueError("--data-dir: the task npz needs the .npz file to read, --data-dir FILE")
     arrays = read(path)
-    parts = [part(path, arrays, "")]
+    x, y = part(path, arrays, "")
     if any(f"{name}_test" in arrays for name in ("x", "y", "lengths")):
-        parts.append(part(path, arrays, "_test"))
-        if kind(parts[1][0]) != kind(parts[0][0]):
-            fault(path, f"x_test holds {kind(parts[1][0])}, but x {kind(parts[0][0])}")
+        x_test, y_test = part(path, arrays, "_test")
+        if kind(x_test) != kind(x):
+            fault(path, f"x_test holds {kind(x_test)}, but x {kind(x)}")
         there = [name for name in ("lengths", "lengths_test") if name in arrays]
         if len(there) == 1:
             [lacks] = {"lengths", "lengths_test"} - {*there}
             fault(path, f"{there[0]} is there but {lacks} is not: add it, how many tokens of each sequence count")
+        if isinstance(x, np.ndarray):  # of floats, the wider kind
+            x, x_test = (a.astype(np.result_type(x, x_test), copy=False) for a in (x, x_test))
+        parts = [pick(x, y, mixed(len(y))), pick(x_test, y_test, mixed(len(y_test)))]
     else:
-        parts = split(path, *parts[0])
+        parts = split(path, x, y)
     (x_train, y_train), (x_test, y_test) = parts
     classes = 1 + int(max(y_train.max(), y_test.max()))
     tokens = 1 + int(max(steps.max() for steps in (*x_train, *x_test))) if isinstance(x_train, list) else None
@@ -44,63 +64,115 @@ def fault(path, text):
     raise DataError(f"{path}: {text}")
 
 
+# --- the file ---
+
+
 def read(path):
     """{name: array} of the arrays in the file; nothing in it can run code."""
-    again = "write it again, with np.savez(FILE, x=x, y=y)"
     try:
         with open(path, "rb") as file:
             if file.read(6) == b"\x93NUMPY":
-                fault(path, f"it is a single array, no .npz: {again}")
+                fault(path, f"it is a single array, no .npz: {AGAIN}")
             if not zipfile.is_zipfile(file):
-                fault(path, f"it is no .npz, or cut off: {again}")
+                fault(path, f"it is no .npz, or cut off: {AGAIN}")
             file.seek(0)
             with np.load(file, allow_pickle=False) as members:
-                unknown = [name for name in members.files if name not in ARRAYS]
-                arrays = {name: members[name] for name in members.files if name in ARRAYS}
+                check_names(path, members.files)
+                return {name: member(path, members, name) for name in members.files}
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: --data-dir is the .npz file to read") from None
+        meant = f"{path}.npz"  # NumPy adds the ending
+        there = f"there is {meant}" if os.path.exists(meant) else "--data-dir is the .npz file to read"
+        raise DataError(f"{path} is missing: {there}") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder: --data-dir is the .npz file to read") from None
-    except (OSError, DataError):
+    except DataError:
         raise
-    except Exception:  # a damaged .npz raises nearly anything
-        raise DataError(f"{path}: it is damaged, or holds Python objects: {again}") from None
-    if unknown:
-        fault(path, f"{unknown[0]} is none of the arrays that count ({', '.join(ARRAYS)}): leave it out")
-    return arrays
+    except Exception as error:  # a damaged .npz raises nearly anything
+        if getattr(error, "errno", None):  # the disk's fault, not the file's
+            raise
+        raise DataError(f"{path}: it is damaged: {AGAIN}") from None
+
+
+def check_names(path, names):
+    """Raise DataError if there is an array that does not count, or none that must be there."""
+    others, lacks = [name for name in names if name not in ARRAYS], [name for name in "xy" if name not in names]
+    if others and lacks:
+        there = f"there is no array {lacks[0]} in it, but {', '.join(others)}"
+        fault(path, f"{there:.300}: save them under the names that count, {', '.join(ARRAYS)}")
+    if others:
+        none = f"{others[0]} is none of the arrays that count ({', '.join(ARRAYS)})"
+        fault(path, f"{none}: rename it, or leave it out")
+    if lacks:
+        fault(path, f"there is no array {lacks[0]} in it: {AGAIN}")
+
+
+def member(path, members, name):
+    """The array `name` in the file. Raises DataError if it holds Python objects, or is too large."""
+    try:
+        array = members[name]
+    except MemoryError as error:
+        fault(path, f"{name} does not fit into memory ({brief(error)})")
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        if name.startswith("y"):
+            fault(path, f"{name} holds Python objects: save {name}.astype(int), of names {CODES.format(name)}")
+        like = "fill them up with zeros to one array [n, T] or [n, T, D]; of tokens save their lengths, too"
+        fault(path, f"{name} holds Python objects: of sequences of unlike lengths {like}")
+    if not isinstance(array, np.ndarray):
+        fault(path, f"{name} is no array: {AGAIN}")
+    return array
+
+
+# --- what is in it ---
 
 
 def part(path, arrays, suffix):
     """The checked sequences and classes of x and y, or of x_test and y_test with the suffix "_test"."""
     for name in "x", "y":
         if name + suffix not in arrays:
-            fault(path, f"there is no array {name}{suffix} in it")
+            fault(path, f"there is no array {name}{suffix} in it: a test set needs x_test and y_test")
     x = sequences(path, arrays, "x" + suffix, "lengths" + suffix)
-    return x, labels(path, arrays["y" + suffix], "y" + suffix, len(x))
+    return x, labels(path, arrays["y" + suffix], "y" + suffix, len(x), -1 if suffix == "" else 0)
 
 
 def sequences(path, arrays, name, lengths_name):
+    """x as a list of tokens, or `[n, T, D]` of bytes or floats that are as wide as they were saved."""
     x, lengths = arrays[name], arrays.get(lengths_name)
-    if x.ndim not in (2, 3) or 0 in x.shape:
-        fault(path, f"{name} has the shape {x.shape}, not [n, T] or [n, T, D]")
-    if x.shape[1] < 3:
-        fault(path, f"{name} has {counted(x.shape[1], 'step')}, at least 3 are needed")
-    integers = np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
-    if integers and x.ndim == 2:
+    check_form(path, x, name)
+    if np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8:
         return tokens(path, x, name, lengths, lengths_name)
     if lengths is not None:
-        fault(path, f"{lengths_name} goes with tokens only, and {name} is of {x.dtype} in {x.ndim} dimensions")
-    if integers or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
-        text = f"{name} is of {x.dtype} in {x.ndim} dimensions, not uint8, floats, or integers [n, T] (tokens)"
-        if integers or x.dtype == bool:
-            text += f": save {name}.astype('float32')" + integers * ", or 'uint8' if they are bytes"
-        fault(path, text)
+        otherwise = f"leave it out, or save {name}.astype('int32') if these are tokens"
+        if x.ndim == 3 or x.dtype != np.uint8:
+            otherwise = "leave it out, and cut or fill up the sequences"
+        what = f"{name} is of {x.dtype} in {x.ndim} dimensions"
+        fault(path, f"{lengths_name} goes with tokens only, and {what}: {otherwise}")
     if x.dtype != np.uint8:
-        with np.errstate(over="ignore"):  # found below
-            x = x.astype(np.float32)
         for place in np.argwhere(~np.isfinite(x))[:1].tolist():
-            fault(path, f"{name}{place} is not a finite number in float32")
+            what = f"{name}{place} is {x[tuple(place)]}, no finite number"
+            fault(path, f"{what}: put a number there, or leave that sequence out")
+        x = x.astype(np.result_type(x, np.float32), copy=False)
     return x.reshape(*x.shape[:2], -1)
+
+
+def check_form(path, x, name):
+    """Raise DataError if x has a type or shape that is none of sequences, with what to save instead."""
+    integers = np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
+    floats = np.issubdtype(x.dtype, np.floating) and x.dtype.itemsize <= 8
+    if not (x.dtype == np.uint8 or floats or (integers and x.ndim != 3)):
+        instead = INSTEAD.get("integers" if integers else x.dtype.kind, "{0}.astype('float64')").format(name)
+        what = f"{name} is of {x.dtype} in {counted(x.ndim, 'dimension')}"
+        fault(path, f"{what}, not uint8, floats, or integers [n, T] (tokens): save {instead}")
+    if x.ndim not in (2, 3) or 0 in x.shape:
+        text = f"{name} has the shape {x.shape}, not [n, T] or [n, T, D]"
+        if x.ndim == 4 and 0 not in x.shape:
+            n, height, width, channels = x.shape
+            text += f": of pictures save {name}.reshape({n}, {height * width}, {channels})"
+        fault(path, text)
+    if x.shape[1] < 3:
+        steps = counted(x.shape[1], "step")
+        fault(path, f"{name} has {steps}, at least 3 are needed: its shape is [n, T] or [n, T, D]")
 
 
 def tokens(path, x, name, lengths, lengths_name):
@@ -113,35 +185,49 @@ def tokens(path, x, name, lengths, lengths_name):
         fault(path, f"{lengths_name}[{i}] is {lengths[i]}, not 3 to {x.shape[1]}")
     counts = np.arange(x.shape[1]) < lengths[:, None]
     for i, t in np.argwhere(counts & ((x < 0) | (x >= LARGEST)))[:1]:
-        fault(path, f"{name}[{i}, {t}] is {x[i, t]}, tokens are from 0 to {LARGEST - 1:,}")
+        what = f"{name}[{i}, {t}] is {x[i, t]}, tokens are from 0 to {LARGEST - 1:,}"
+        fault(path, f"{what}: of numbers that are no tokens save {name}.astype('float64')")
     return [steps[:n] for steps, n in zip(x.astype(np.int32), lengths)]
 
 
-def labels(path, y, name, n):
-    """y as int64."""
+def labels(path, y, name, n, least):
+    """y as int64, from `least` up."""
     if y.shape != (n,) or not np.issubdtype(y.dtype, np.integer):
         text = f"{name} is of {y.dtype} and shape {y.shape}, not integers [{n}], one for each sequence"
-        if y.shape == (n,) and (y.dtype == bool or np.issubdtype(y.dtype, np.floating)):
-            text += f": save {name}.astype(int)"
-        elif y.ndim == 2 and len(y) == n:
+        if y.ndim == 2 and len(y) == n:
             text += f": save {name}.ravel()" if y.size == n else f": if it is one-hot, save {name}.argmax(1)"
+        elif y.shape == (n,) and y.dtype.kind in "US":
+            text += f": save {CODES.format(name)}"
+        elif y.shape == (n,) and (y.dtype == bool or (y.dtype.kind == "f" and (y == np.rint(y)).all())):
+            text += f": save {name}.astype(int)"
+        elif y.shape == (n,):
+            text += f": make classes of it, of numbers with np.digitize({name}, LIMITS)"
         fault(path, text)
-    for i in np.flatnonzero((y < 0) | (y >= LARGEST))[:1]:
-        fault(path, f"{name}[{i}] is {y[i]}, classes are from 0 to {LARGEST - 1:,}")
+    for i in np.flatnonzero((y < least) | (y >= LARGEST))[:1]:
+        if y[i] == -1:
+            fault(path, f"{name}[{i}] is -1, no label: leave that sequence out, it cannot be tested")
+        unlabelled = ", or -1 without a label" if least < 0 else ""
+        fault(path, f"{name}[{i}] is {y[i]}, classes are from 0 to {LARGEST - 1:,}{unlabelled}")
     return y.astype(np.int64)
 
 
 def kind(x):
     """What training and test sequences must have in common, in words."""
-    return "tokens" if isinstance(x, list) else f"{x.dtype} in {x.shape[1]} steps of {x.shape[2]}"
+    if isinstance(x, list):
+        return "tokens"
+    return f"{'bytes (uint8)' if x.dtype == np.uint8 else 'floats'} in {x.shape[1]} steps of {x.shape[2]}"
+
+
+def pick(x, y, rows):
+    return [x[i] for i in rows] if isinstance(x, list) else x[rows], y[rows]
 
 
 def split(path, x, y):
-    """(x, y) of training and of test, a tenth."""
-    n = len(y)
-    if n < 2:
-        fault(path, "one sequence cannot be both trained on and tested: add some, or x_test and y_test")
-    order = np.random.default_rng(0).permutation(n)
-    test = max(1, n // 10)
-    parts = np.sort(order[test:]), np.sort(order[:test])
-    return [([x[i] for i in rows] if isinstance(x, list) else x[rows], y[rows]) for rows in parts]
+    """(x, y) of training and of test, a tenth of those that have labels; both mixed."""
+    order = np.random.default_rng(0).permutation(len(y))
+    labelled = order[y[order] >= 0]
+    if len(y) < 2 or not len(labelled):
+        what = "one sequence" if len(y) < 2 else "sequences without labels"
+        fault(path, f"{what} cannot be both trained on and tested: add some, or x_test and y_test")
+    test = labelled[: max(1, len(labelled) // 10)]
+    return [pick(x, y, order[~np.isin(order, test)]), pick(x, y, test)]

@@ -145,8 +145,9 @@ def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     return h, c
 
 
-# Steps side by side where none waits for another: more of them leave a core's cache (measured).
-TOGETHER = 8
+def together(N):
+    """How many steps of N columns go side by side where none waits for another: more leave a core's cache."""
+    return 8 if N <= 32 else 4 if N <= 64 else 2  # measured; --checkpoint-every is a multiple of each
 
 
 def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
@@ -167,7 +168,7 @@ def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
     if dweights is not None:
         dW[:] = xp.roll(xp.concatenate([dweights[1], dweights[2], dweights[0]], axis=1), H, axis=0)
     WhT = xp.ascontiguousarray(W[:, :H].T)
-    for t0, t1 in reversed(cut(S, TOGETHER)):
+    for t0, t1 in reversed(cut(S, together(N))):
         dc_dh, dz = slopes(cache, t0, t1)
         for t in reversed(range(t0, t1)):
             dz_o, dz_ifg = dz[t - t0, :H], dz[t - t0, H:].reshape(3, H, N)  # slopes still

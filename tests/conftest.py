@@ -18,7 +18,7 @@ from hypothesis import settings
 import cli
 import datasets
 from minaux.arrays import backend
-from minaux.training import config
+from minaux.training import config, evaluation
 
 # The same examples every time, and no deadlines: machines differ.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40, database=None)
@@ -46,13 +46,15 @@ def pytest_runtest_setup(item):
 def task():
     """MNIST's first sequences at --size 14."""
     whole = datasets.load("mnist", 14)
-    return whole._replace(**{name: getattr(whole, name)[:64] for name in whole._fields[:4]})
+    some = whole._replace(**{name: getattr(whole, name)[:64] for name in whole._fields[:4]})
+    return some._replace(fingerprint=datasets.fingerprint(some))
 
 
 @pytest.fixture(scope="session")
 def invoke(task):
     """invoke(*args) runs cli.py in this process and returns how it ended; what a user would see as a
-    traceback is raised. `task` stands in for MNIST at --size 14, which takes longer to load."""
+    traceback is raised. `task` stands in for MNIST at --size 14, which takes longer to load; it is tested in
+    blocks of 4 sequences, as in `sabotage`."""
     load = datasets.load
 
     def load_small(name, size=None, data_dir=None, max_length=None):
@@ -62,6 +64,7 @@ def invoke(task):
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
             patch.setattr(datasets, "load", load_small)
+            patch.setattr(evaluation, "BLOCK", 4)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 cli.cli([str(arg) for arg in args], prog_name="cli.py")
         return Ended(end.value.code, out.getvalue(), err.getvalue())
@@ -74,12 +77,14 @@ DRIVER = """
 import itertools, os, resource, signal, sys, threading
 import numpy as np
 import cli, datasets
-from minaux.training import checkpoint, evaluation, loop, shards
+from minaux.training import checkpoint, evaluation, loop, processes, shards
 from minaux import model
 
 with np.load(sys.argv.pop(1)) as file:
     task = datasets.Task(**file, classes=10)
+task = task._replace(fingerprint=datasets.fingerprint(task))
 datasets.load = lambda *args: task
+evaluation.BLOCK = 4
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)

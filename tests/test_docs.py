@@ -99,7 +99,7 @@ def test_what_a_page_names_exists(page):
 def test_wrong_names_are_found():
     right = ["lstm.lstm_cell", "lstm.lstm_cell(cache, s)", "lstm.LSTMCache.steps", "model.Draws.L", "training.run"]
     right += [
-        "minaux.training.shards.workers",
+        "minaux.training.processes.processes",
         "minaux.lstm",
         "minaux.training",
         "minaux",

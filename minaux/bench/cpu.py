@@ -1,5 +1,7 @@
-"""What `cli.py bench` does: time our training steps and PyTorch's in turn, each in a process of its own.
+"""What `cli.py bench` does: time our training steps and PyTorch's in turn, each in processes of its own.
 
+PyTorch is timed twice: tuned, as a process that keeps freed memory, which ours does for itself; and as it comes.
+Both programs have our initial weights, and the same inputs, losses and gradients.
 A figure is the median over the rounds; a ratio is the median of the rounds' ratios, each of two times taken
 one right after the other. Nothing that was measured stands in code.
 """
@@ -26,16 +28,20 @@ import types
 import numpy as np
 from tqdm import tqdm
 
-from .. import model, windows
+from .. import initial, model, windows
 from ..baselines.transformer import LAYERS, encoder_widths
-from ..lstm import lstm_advance, lstm_backward, lstm_forward
-from ..training import config, shards
+from ..lstm import layer_weights, lstm_advance, lstm_backward, lstm_forward
+from ..training import config
 from ..training.loop import train_step
+from ..training.processes import processes, python
 from ..training.run import new_state, set_up
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CLASSES = 10
 LENGTHS = (784, 1024, 4096, 16384)
+LR = 1e-3
+# For PyTorch tuned, before it starts: glibc then keeps freed arrays, as `arrays.keep_freed_memory` has it for ours.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 SGEMM = 1024  # rows and columns of the matrices that give the rate of sgemm
 
 
@@ -47,8 +53,8 @@ class Case:
     T: int
     bptt: int | str  # 300, or "full"
     own: float = 0.0  # probability that r's decoder is fed its own output
-    fold: bool = False  # PyTorch too has the embedding folded into the LSTM's weights
-    N: int = 128  # sequences, hidden units, steps of an auxiliary segment: the main job's
+    fold: bool = False  # PyTorch too has the input embeddings folded into the LSTMs' weights
+    N: int = 128  # sequences, hidden units, steps of an auxiliary segment
     H: int = 128
     L: int = 300
     D: int = 1  # numbers a step
@@ -59,16 +65,36 @@ class Case:
 
 
 def cases(lengths):
-    """All of them; full BPTT up to 4,096 steps."""
-    found = [Case("lstm", lengths[0], bptt) for bptt in ("full", 300)]
-    for T in lengths:
-        found += [Case(aux, T, 300) for aux in ("none", "r", "p")]
-        if T == lengths[0]:
-            found += [Case("r", T, 300, own=1.0), *(Case(aux, T, 300, fold=True) for aux in ("none", "r", "p"))]
-        if T <= 4096:
-            found += [Case(aux, T, "full") for aux in ("none", "r", "p")]
+    """All of them: sequences below 1,024 steps in many ways, longer ones in batches of 32 and 16."""
+    return [case for T in lengths for case in (thorough(T) if T < 1024 else longer(T))]
+
+
+def thorough(T):
+    """Batches of 128 and 32, segments of 600 (or what fits) and 100, truncated and full."""
+    long = min(600, T - 1)
+    found = [Case("lstm", T, bptt, N=N) for N in (128, 32) for bptt in (300, "full")]
+    found += [Case("none", T, bptt, N=N) for N in (128, 32) for bptt in (300, "full")]
+    found += [Case(aux, T, 300, N=N, L=L) for N, L in ((128, long), (128, 100), (32, 100)) for aux in "rp"]
+    found += [Case(aux, T, "full", L=100) for aux in "rp"] + [Case("r", T, 300, own=1.0, L=long)]
+    return found + [Case("none", T, 300, fold=True), *(Case(aux, T, 300, fold=True, L=long) for aux in "rp")]
+
+
+def longer(T):
+    """What grows with the length, and what does not; full BPTT up to 4,096 steps."""
+    found = [Case(aux, T, 300, N=32, L=100) for aux in ("none", "r", "p")]
+    found += [Case("none", T, "full", N=32)] if T <= 4096 else []
     # Pictures of 32 x 32 and 128 x 128 in three channels, as CIFAR-10's and dogs: the same memory is wanted.
-    return found + [Case("r", T, 300, N=16, D=3) for T in lengths if T in (1024, 16384)]
+    return found + ([Case("r", T, 300, N=16, D=3)] if T in (1024, 16384) else [])
+
+
+def chosen(cases, what=(), batch_sizes=()):
+    """The cases of what a user asked for: all, where nothing was. Raises UserError if there are none."""
+    cases = [case for case in cases if not what or case.what in what]
+    found = [case for case in cases if not batch_sizes or case.N in batch_sizes]
+    if not found:
+        sizes = ", ".join(map(str, sorted({case.N for case in cases})))
+        raise config.UserError(f"bench: no case with this --batch-size; there are {sizes}")
+    return found
 
 
 def costs(lengths=(256, 1024, 4096, 16384)):
@@ -135,9 +161,9 @@ def own_peak():
     return os.getpid(), peak()
 
 
-def peaks(run, processes):
+def peaks(workers, n):
     """The sum of the processes' peaks."""
-    return sum(dict(run(own_peak, [()] * processes)).values())
+    return sum(dict(workers.run(own_peak, (), [()] * n)).values())
 
 
 def new_run(case, threads, device="cpu", batches=2):
@@ -148,12 +174,21 @@ def new_run(case, threads, device="cpu", batches=2):
     given = {"task": "mnist", **models, "bptt": case.bptt, "aux_length": L, "batch_size": N}
     given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
     given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": device, "quiet": True}
+    given |= {"dropconnect": 0.0, "lr": LR, "lr_schedule": "constant"}
+    if "model" not in models:  # where all gates soon forget, gradients fade to denormals: slow on some processors
+        given["forget_bias"] = "loguniform"
     cfg = config.build(given, threads)
-    task = types.SimpleNamespace(x_train=x, y_train=y, x_test=x[:1], y_test=y[:1], classes=CLASSES, tokens=None)
+    task = types.SimpleNamespace(
+        x_train=x, y_train=y, x_test=x[:1], y_test=y[:1], classes=CLASSES, tokens=None, fingerprint=None
+    )
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
         run = set_up(cfg, task, out)
         state = new_state(run)
     return run, state, lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, case.own)
+
+
+# A program yields (step, memory): step() works once and returns (its operations, what it found), memory() is the
+# most memory so far. What was found is for the tests: ours and PyTorch's are alike.
 
 
 @contextlib.contextmanager
@@ -163,8 +198,8 @@ def our_step(case, threads):
 
         def step():
             count = operations(case, draws(state.step))
-            train_step(run, split, state)
-            return count
+            row, _ = train_step(run, split, state)
+            return count, [row["loss_supervised"], row["loss_auxiliary"]][: 1 + (run.cfg.aux != "none")]
 
         yield step, lambda: peaks(split.workers, threads)
 
@@ -177,31 +212,31 @@ def their_step(case, threads):
 
     torch.set_num_threads(threads)
     run, state, draws = new_run(case, threads)
-    masks = model.draw(0, 0, "none", 1, case.L, case.T, case.N, run.shapes, dropconnect=run.cfg.dropconnect).masks
-    theirs = Step(state.params, {name: mask.astype("float32") for name, mask in masks.items()}, case.fold)
+    theirs = Step(state.params, case.fold, LR)
 
     def step():
-        now = draws(state.step)
+        rows, now = run.shuffled.rows(state.step), draws(state.step)
         state.step += 1
-        x = torch.tensor(run.task.x_train[: case.N]).float().transpose(0, 1) / 255  # [T, N, D]
-        theirs.train(x, torch.tensor(run.task.y_train[: case.N]), case.L, case.K, now.r_anchors, now.p_anchors)
-        return operations(case, now)
+        x = torch.tensor(run.task.x_train[rows]).transpose(0, 1).float().contiguous() / 255  # [T, N, D]
+        y = torch.tensor(run.task.y_train[rows])
+        return operations(case, now), theirs.train(x, y, case.L, case.K, now.r_anchors, now.p_anchors)
 
     yield step, peak
 
 
 @functools.lru_cache
-def lstm_inputs(T, D, H, n):
-    """A layer's inputs, states, weights and the gradient of its last h, for n sequences."""
-    r = np.random.default_rng(0)
-    shapes = (T, D, n), (4 * H, D), (4 * H, H), (4 * H, 1)
-    x, *weights = (0.1 * r.standard_normal(shape, "float32") for shape in shapes)
-    return x, np.zeros((H, n), "float32"), weights, np.ones((H, n), "float32")
+def lstm_inputs(T, D, H, N, begin=0, end=None):
+    """Of a layer on N sequences: the inputs, states and gradients of the last h of columns begin ... end-1, and the
+    weights, as in a training step."""
+    x = np.random.default_rng(0).random((T, D, N), "float32")[:, :, begin:end]
+    params = initial.init_params(initial.Sizes(D, H, CLASSES), "none", T, forget_bias="loguniform")
+    zeros = np.zeros((H, x.shape[2]), "float32")
+    return np.ascontiguousarray(x), zeros, list(layer_weights(params, "main")[0]), zeros + 1
 
 
-def lstm(case, n):
-    """Forward and backward of a layer on n sequences: dWx, dWh, db."""
-    x, zeros, weights, dh_last = lstm_inputs(case.T, case.D, case.H, n)
+def lstm(case, begin, end):
+    """Forward and backward of a layer on some columns: dWx, dWh, db."""
+    x, zeros, weights, dh_last = lstm_inputs(case.T, case.D, case.H, case.N, begin, end)
     cut = case.T - case.K
     _, _, cache = lstm_forward(x[cut:], *lstm_advance(x[:cut], zeros, zeros, *weights), *weights)
     return lstm_backward(None, dh_last, None, cache)[3:]
@@ -209,29 +244,33 @@ def lstm(case, n):
 
 @contextlib.contextmanager
 def our_lstm(case, threads):
-    parts = [(case, len(part)) for part in np.array_split(np.arange(case.N), min(case.N, threads))]
-    with shards.workers(threads) as run:
+    ends = np.linspace(0, case.N, min(case.N, threads) + 1).astype(int).tolist()
+    with processes(threads) as workers:
 
         def step():
-            _ = [sum(shares) for shares in zip(*run(lstm, parts))]  # dWx, dWh, db of the batch
-            return operations(case)
+            shares = workers.run(lstm, (case,), list(zip(ends, ends[1:])))
+            return operations(case), [sum(share) for share in zip(*shares)]  # dWx, dWh, db of the batch
 
-        yield step, lambda: peaks(run, threads)
+        yield step, lambda: peaks(workers, threads)
 
 
 @contextlib.contextmanager
 def their_lstm(case, threads):
     import torch
 
+    from .torch_step import lstm_weights
+
     torch.set_num_threads(threads)
-    layer, x, cut = torch.nn.LSTM(case.D, case.H), torch.rand(case.T, case.N, case.D), case.T - case.K
+    x, _, weights, _ = lstm_inputs(case.T, case.D, case.H, case.N)
+    layer, x, cut = torch.nn.LSTM(case.D, case.H), torch.tensor(x).mT.contiguous(), case.T - case.K
+    layer.load_state_dict(lstm_weights(*map(torch.tensor, weights)))
 
     def step():
         layer.zero_grad()
         with torch.no_grad():
             state = layer(x[:cut])[1] if cut else None
         layer(x[cut:], state)[0][-1].sum().backward()
-        return operations(case)
+        return operations(case), [layer.weight_ih_l0.grad, layer.weight_hh_l0.grad, layer.bias_ih_l0.grad[:, None]]
 
     yield step, peak
 
@@ -250,23 +289,27 @@ def products():
 
 @contextlib.contextmanager
 def sgemm(_, threads):
-    with shards.workers(threads) as run:
-        yield lambda: [run(products, [()] * threads), 4 * 2 * SGEMM**3 * threads][1], peak
+    with processes(threads) as workers:
+        yield lambda: (4 * 2 * SGEMM**3 * threads, workers.run(products, (), [()] * threads)), peak
 
 
-PROGRAMS = {"lstm": {"ours": our_lstm, "pytorch": their_lstm}, "step": {"ours": our_step, "pytorch": their_step}}
+def program(name, case):
+    """What `name`, of a `Child`, does on the case."""
+    if name == "sgemm":
+        return sgemm
+    theirs = name != "ours"
+    return [our_lstm, their_lstm][theirs] if case.what == "lstm" else [our_step, their_step][theirs]
 
 
-def child(program, case, threads):
+def child(name, case, threads):
     """Answer every line on standard input with [seconds, operations, bytes of memory since the start]."""
     case = Case(**case)
-    start = sgemm if program == "sgemm" else PROGRAMS["lstm" if case.what == "lstm" else "step"][program]
-    with start(case, threads) as (step, memory):
+    with program(name, case)(case, threads) as (step, memory):
         before = memory()
         print("ready", flush=True)
         for _ in sys.stdin:
             began = time.perf_counter()
-            count = step()
+            count, _ = step()
             print(json.dumps([time.perf_counter() - began, count, memory() - before]), flush=True)
 
 
@@ -274,13 +317,14 @@ def child(program, case, threads):
 
 
 class Child:
-    """A program that is asked for a step now and then."""
+    """A program that is asked for a step now and then: "sgemm", "ours", "tuned" and "pytorch" (as it comes)."""
 
-    def __init__(self, program, case, threads):
-        self.name = f"{program} ({case.what}, {case.T} steps, truncation {case.bptt})"
-        given = json.dumps([program, dataclasses.asdict(case), threads])
-        command = [sys.executable, "-m", "minaux.bench.cpu", given]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, stderr=-1, text=True)
+    def __init__(self, name, case, threads):
+        self.name = f"{name} ({case.what}, {case.T} steps, truncation {case.bptt})"
+        command = python(f"from {__name__} import child; child{name, dataclasses.asdict(case), threads}")
+        env = {k: v for k, v in os.environ.items() if k not in KEEP_FREED_MEMORY}
+        env |= KEEP_FREED_MEMORY if name == "tuned" else {}
+        self.process = subprocess.Popen(command, env=env, stdin=-1, stdout=-1, stderr=-1, text=True)
 
     def __enter__(self):
         self.answer()  # ready
@@ -306,7 +350,8 @@ class Child:
 
 def measure(case, threads, rounds, pytorch):
     """The case's row of figures."""
-    names = ["sgemm", "ours"] + ["pytorch"] * (pytorch and case.own == 0)
+    theirs = ["tuned", "pytorch"] if pytorch and case.own == 0 else []
+    names = ["sgemm", "ours", *theirs]
     with contextlib.ExitStack() as stack:
         children = {name: stack.enter_context(Child(name, case, threads)) for name in names}
         found = [{name: running.step() for name, running in children.items()} for _ in range(rounds)]
@@ -318,8 +363,8 @@ def measure(case, threads, rounds, pytorch):
         row[f"{name}_mb"] = max(memory) / 1e6
     row["sequences_per_second"] = case.N / row["ours_s"]
     row["of_sgemm"] = statistics.median(a["ours"][1] / a["ours"][0] * a["sgemm"][0] / a["sgemm"][1] for a in found)
-    if "pytorch" in names:
-        row["speedup"] = statistics.median(a["pytorch"][0] / a["ours"][0] for a in found)
+    for name in theirs:
+        row[f"speedup_{name}"] = statistics.median(a[name][0] / a["ours"][0] for a in found)
     return row
 
 
@@ -332,20 +377,26 @@ def machine(threads, rounds):
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     cpu = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else [platform.processor()]
     about = {"cpu": cpu[0] if cpu else platform.machine(), "threads": threads, "system": platform.system()}
-    about |= {"rounds": rounds, "python": platform.python_version(), "numpy": np.__version__}
+    about |= {
+        "load": round(os.getloadavg()[0], 1),
+        "rounds": rounds,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
     return {**about, "pytorch": importlib.metadata.version("torch") if has_pytorch() else None}
 
 
-def bench(threads, rounds=5, lengths=LENGTHS):
+def bench(threads, cases, rounds=5):
     """Yields the row of each case."""
     pytorch = has_pytorch()
-    todo = [case for case in cases(lengths) if pytorch or not case.fold]
+    todo = [case for case in cases if pytorch or not case.fold]
     for case in tqdm(todo, "bench", leave=False, disable=None):
         yield measure(case, threads, rounds, pytorch)
 
 
-OURS = {"seq/s": 6, "GFLOP/s": 8, "of sgemm": 9, "ms": 6, "MB": 6}
-THEIRS = {"PyTorch ms": 10, "MB": 6, "speed-up": 9}
+WHAT = {"": 22, "steps": 6, "bptt": 5, "batch": 6, "segment": 8}
+OURS = {"seq/s": 6, "of sgemm": 9, "ms": 6, "MB": 6}
+THEIRS = {"ms": 6, "MB": 6, "speed-up": 9}
 
 
 def head(machine):
@@ -353,23 +404,24 @@ def head(machine):
     yield ", ".join(f"{name} {value}" for name, value in machine.items() if value)
     if not machine["pytorch"]:
         yield "PyTorch is not installed: nothing to compare with"
-    columns = [*OURS.items(), *(THEIRS.items() if machine["pytorch"] else ())]
-    yield f"{'':29}{'steps':>6}{'bptt':>5}" + "".join(f"{name:>{width}}" for name, width in columns)
+    elif machine.get("load", 0) > 1:
+        yield "Other programs are running (load): they slow PyTorch's threads more than our processes"
+    groups = {"": WHAT, "ours": OURS}
+    groups |= {"PyTorch tuned": THEIRS, "PyTorch as it comes": THEIRS} if machine["pytorch"] else {}
+    yield "".join(f"{name:>{sum(widths.values())}}" for name, widths in groups.items())
+    yield "".join(f"{name:>{width}}" for widths in groups.values() for name, width in widths.items())
 
 
 def line(row):
     """A row of the table."""
-    what = "LSTM alone" if row["what"] == "lstm" else f"training step, {row['what']}"
+    what = "LSTM alone" if row["what"] == "lstm" else f"step, {row['what']}"
     what += ", own outputs" if row["own"] else ", folded" if row["fold"] else ""
-    what += f", {row['N']} x {row['D']}" if row["D"] > 1 else ""
-    figures = [f"{row['sequences_per_second']:.0f}", f"{row['ours_gflops']:.0f}", f"{100 * row['of_sgemm']:.0f} %"]
+    what += f", {row['D']} channels" if row["D"] > 1 else ""
+    segment = row["L"] if row["what"] in ("r", "p") else ""
+    what = f"{what:{WHAT['']}}{row['T']:>6}{row['bptt']:>5}{row['N']:>6}{segment:>8}"
+    figures = [f"{row['sequences_per_second']:.0f}", f"{100 * row['of_sgemm']:.0f} %"]
     figures += [f"{1e3 * row['ours_s']:.0f}", f"{row['ours_mb']:.0f}"]
-    if "pytorch_s" in row:
-        figures += [f"{1e3 * row['pytorch_s']:.0f}", f"{row['pytorch_mb']:.0f}", f"{row['speedup']:.2f}"]
-    widths = [*OURS.values(), *THEIRS.values()]
-    columns = "".join(f"{figure:>{width}}" for figure, width in zip(figures, widths))
-    return f"{what:29}{row['T']:>6}{row['bptt']:>5}{columns}"
-
-
-if __name__ == "__main__":
-    child(*json.loads(sys.argv[1]))
+    for name in ("tuned", "pytorch") if "pytorch_s" in row else ():
+        figures += [f"{1e3 * row[f'{name}_s']:.0f}", f"{row[f'{name}_mb']:.0f}", f"{row[f'speedup_{name}']:.2f}"]
+    widths = [*OURS.values(), *THEIRS.values(), *THEIRS.values()]
+    return what + "".join(f"{figure:>{width}}" for figure, width in zip(figures, widths))

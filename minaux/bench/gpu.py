@@ -154,9 +154,9 @@ def machine(xp, rounds):
     return {**cpu.machine(1, rounds), **about}
 
 
-def run(xp, rounds=5, lengths=LENGTHS):
+def run(xp, cases, rounds=5):
     """Yields the rows of each case."""
-    for case in tqdm(cases(lengths), "bench", leave=False, disable=None):
+    for case in tqdm(cases, "bench", leave=False, disable=None):
         yield from measure(xp, case, rounds)
 
 

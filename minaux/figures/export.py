@@ -6,6 +6,17 @@
     r.head, p.head   as the classifier                                   p.lstm      nn.LSTM(H, H, 2)
 
 and each name is that of its `state_dict`: "main.lstm.weight_ih_l0". PyTorch's LSTM has two biases: ours and zero.
+This loads them there, given numbers x `[T, N, D]` (docs/tasks.md says what changes for tokens):
+
+    from safetensors.torch import load_file
+    from torch import nn
+
+    w = load_file("weights.safetensors")
+    (H, D), (F, _), (C, _) = (w[f"{m}.weight"].shape for m in ("main.embedding", "classifier.0", "classifier.4"))
+    main = nn.ModuleDict({"embedding": nn.Linear(D, H), "lstm": nn.LSTM(H, H)})
+    classifier = nn.Sequential(nn.Linear(H, F), nn.ReLU(), nn.Linear(F, F), nn.ReLU(), nn.Linear(F, C))
+    nn.ModuleDict({"main": main, "classifier": classifier}).load_state_dict(w, strict=False)  # r, p aside
+    logits = classifier(main["lstm"](main["embedding"](x))[0][-1])  # [N, C] of x [T, N, D], a byte v as v/255
 """
 
 import dataclasses

@@ -1,171 +1,246 @@
-"""Pictures of finished and unfinished runs. Matplotlib is imported where it is used."""
+"""Curves of finished and unfinished runs. Matplotlib is imported where it is used."""
 
 import io
 import math
 import os
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..training import evaluation
+from ..training import config
 from ..training.checkpoint import read_rows, write_whole
 from ..training.config import UserError
+from .names import check_out, readable, short_names, write_name
 
-# Of the runs' lines: told apart without colours too.
-COLORS = ("black", "tab:red", "tab:blue", "tab:green", "tab:purple")
+# Of the runs' lines: Okabe and Ito's, which the color-blind tell apart; and told apart without colours too.
+COLORS = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7")
 LINES, MARKERS = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))), "os^D"
 
 
-def running_mean(values, n=10):
+HOLLOW = {"markersize": 10, "fillstyle": "none", "linestyle": "", "zorder": 3}
+MEAN = 10  # rows, of training's losses
+
+
+class Curve(NamedTuple):
+    """A run as it is drawn."""
+
+    name: str
+    cfg: Any
+    rows: list  # of metrics.jsonl
+    look: dict  # its lines'
+
+    @property
+    def pretrained(self):
+        """The last step of pretraining, 0 where there is none."""
+        return max((row["step"] for row in self.rows if row.get("phase") == "pretrain"), default=0)
+
+    @property
+    def fed_until(self):
+        """The step from which r's decoder reads its own outputs only, None if it has not come to that."""
+        fed = [(row["step"], row.get("fed_truth")) for row in self.rows if row["kind"] == "train"]
+        return next((step for step, share in fed if share == 0), None) if "r" in self.cfg.aux else None
+
+    def validated(self, name):
+        """[(step, value)] on validation. Pretraining leaves the classifier as it is: nothing is said of it then."""
+        rows = [row for row in self.rows if row.get("split") == "valid" and row.get(name) is not None]
+        about_labels = name in ("accuracy", "loss_supervised")
+        return [(row["step"], row[name]) for row in rows if not about_labels or row["step"] > self.pretrained]
+
+    def tested(self, name):
+        """The same of the last test, in a list: at the step whose weights were tested, the best on validation."""
+        rows = [row for row in self.rows if row.get("split") == "test"][-1:]
+        valid = [(-accuracy, step) for step, accuracy in self.validated("accuracy")]
+        return [(min(valid)[1] if valid else row["step"], row[name]) for row in rows if row.get(name) is not None]
+
+    def trained(self, panel, phase):
+        """[(step, loss)] in training. r's and p's sum says nothing of either."""
+        if panel.training is None or panel.auxiliary not in (None, self.cfg.aux):
+            return []
+        rows = [row for row in self.rows if row.get("phase") == phase]
+        return [(row["step"], row[panel.training]) for row in rows if row.get(panel.training) is not None]
+
+
+class Panel(NamedTuple):
+    """What is drawn of each run in one of the figure's panels."""
+
+    name: str  # of an evaluation's number
+    title: str
+    unit: str
+    training: str | None = None  # name of a training row's number
+    auxiliary: str | None = None  # "r" or "p", whose loss it is
+
+
+PANELS = (
+    Panel("accuracy", "Accuracy", "%"),
+    Panel("loss_supervised", "Supervised loss", "nats", "loss_supervised"),
+    Panel("r_loss", "r: loss of the reconstruction", "squared error (text: nats)", "loss_auxiliary", "r"),
+    Panel("r_swap_gap", "r: swap gap", "loss from another's state, minus own"),
+    Panel("p_loss", "p: loss of the prediction", "squared error (text: nats)", "loss_auxiliary", "p"),
+)
+
+
+def running_mean(values, n=MEAN):
     """Each value's mean with up to n - 1 before it."""
     return [sum(values[max(i - n + 1, 0) : i + 1]) / min(n, i + 1) for i in range(len(values))]
 
 
-def plot(runs):
-    """The figure of the runs' curves: accuracy, supervised loss and, where there is one, auxiliary loss, against
-    the batches trained on. Raises UserError for what is no run."""
+def plot(runs, tell=None):
+    """The figure of the runs' curves against the batches trained on: a panel for each of `PANELS` that some run has
+    something for. tell(line) hears of what is no run; without it UserError is raised."""
     from matplotlib.figure import Figure
 
-    names, rows = short_names(runs), {run: read_rows(run) for run in runs}
-    auxiliary = [run for run in runs if any(row.get("loss_auxiliary") is not None for row in rows[run])]
-    panels = 3 if auxiliary else 2
-    figure = Figure(figsize=(5.2 * panels, 4.4), layout="constrained")
-    accuracy, loss, *others = figure.subplots(1, panels)
-    for n, run in enumerate(runs):
-        style = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1.1, "markersize": 4.5}
-        line = {"label": names[run], "marker": MARKERS[n % 4], "style": style}
-        draw_accuracy(accuracy, rows[run], **line)
-        draw_loss(loss, rows[run], "loss_supervised", ["joint"], **line)
-        if run in auxiliary:
-            draw_loss(others[0], rows[run], "loss_auxiliary", ["joint", "pretrain"], **line)
-        pretrained = [row["step"] for row in rows[run] if row.get("phase") == "pretrain"]
-        for axes in (accuracy, loss, *others) if pretrained else ():
-            axes.axvline(pretrained[-1], color=style["color"], linestyle=":", linewidth=0.8)
-    for kind in "rp" if others else ():  # the first run that has the loss
-        for run in [run for run in auxiliary if any(f"{kind}_constant" in row for row in rows[run])][:1]:
-            whose = f"{kind} ({names[run]})" if len(auxiliary) > 1 else kind
-            aside = 0.35 * (kind == "p")  # clear of r's names
-            rivals(others[0], kind, whose, [row for row in rows[run] if row["kind"] == "eval"], aside)
-    accuracy.set(title="Accuracy on validation, and on test (large, hollow)", ylabel="%", ylim=(0, 100))
-    loss.set(title="Supervised loss in training", ylabel="nats, mean of up to 10 rows")
-    for axes in others:
-        axes.set(title="Auxiliary loss in training", ylabel="squared error (text: nats), mean of up to 10 rows")
-    for axes in (accuracy, loss, *others):
-        axes.set_xlabel("batches (pretraining ends at the dotted line)" if any_pretrained(rows) else "batches")
-        axes.set_xlim(left=0)
-        axes.grid(alpha=0.25)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize="small")
+    found = readable(runs, lambda run: (read_rows(run), config.read(os.path.join(run, "config.json"))), tell)
+    names = short_names(found)
+    curves = [Curve(names[run], cfg, rows, look(n)) for n, (run, (rows, cfg)) in enumerate(found.items())]
+    panels = [panel for panel in PANELS if any(has_line(curve, panel) for curve in curves)]
+    if not panels:
+        raise UserError(f"there is nothing to draw yet of {', '.join(names.values())}: no batch is noted")
+    columns = len(panels) if len(panels) < 4 else math.ceil(len(panels) / 2)
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(max(4 * columns, 6), 3.3 * lines + 0.6), layout="constrained")
+    for n, panel in enumerate(panels):
+        draw(figure.add_subplot(lines, columns, n + 1), panel, curves)
+    for axes in figure.axes[-columns:]:
+        axes.set_xlabel("batches")
+    legends(figure, curves)
     return figure
 
 
-def draw_accuracy(axes, rows, label, marker, style):
-    """A line of a run's validations, and a large hollow mark for its last test."""
-    valid = [(row["step"], 100 * row["accuracy"]) for row in rows if row.get("split") == "valid"]
-    axes.plot(*(zip(*valid) if valid else ((), ())), label=label, **style, marker=marker)
-    large = {"color": style["color"], "marker": marker, "markersize": 11, "fillstyle": "none"}
-    for row in [row for row in rows if row.get("split") == "test"][-1:]:
-        axes.plot(row["step"], 100 * row["accuracy"], **large)
+def look(n):
+    return {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "marker": MARKERS[n % 4]}
 
 
-def draw_loss(axes, rows, name, phases, label, marker, style):
-    """A line for each of the `phases`: no mean is over both. The first one has the label."""
-    for text, phase in zip((label, None), phases):
-        found = [(row["step"], row.get(name)) for row in rows if row.get("phase") == phase]
-        points = [(x, y) for x, y in found if y is not None]
-        x, y = zip(*points) if points else ((), ())
-        few = {"marker": marker} if len(y) <= 10 else {}  # a line of one point would not be seen
-        axes.plot(x, running_mean(y, min(10, 1 + len(y) // 10)), label=text, **style, **few)
+def has_line(curve, panel):
+    """Whether there is more than a mark for the test."""
+    trained = curve.trained(panel, "pretrain") + curve.trained(panel, "joint")
+    return bool(trained or curve.validated(panel.name))
 
 
-def short_names(runs):
-    """A label for each run: its directory's name, or the whole path where names repeat."""
-    names = [os.path.basename(os.path.normpath(run)) for run in runs]
-    return {run: name if names.count(name) == 1 else run for run, name in zip(runs, names)}
+def draw(axes, panel, curves):
+    """Thin lines in training, marks and lines on validation, a large hollow mark for the last test."""
+    factor, evaluated = 100 if panel.name == "accuracy" else 1, []
+    for curve in curves:
+        plain = {"color": curve.look["color"], "linestyle": curve.look["linestyle"]}
+        for phase in "pretrain", "joint":  # no mean is over both
+            steps, losses = unzip(curve.trained(panel, phase))
+            few = {"marker": ".", "markersize": 3} if len(losses) == 1 else {}
+            mean = running_mean(losses, min(MEAN, 1 + len(losses) // 10))
+            axes.plot(steps, mean, linewidth=0.7, alpha=0.55, **plain, **few)
+        steps, values = unzip(curve.validated(panel.name))
+        axes.plot(steps, [factor * v for v in values], linewidth=1.4, markersize=4.5, **curve.look)
+        last, tested = unzip(curve.tested(panel.name))
+        axes.plot(last, [factor * v for v in tested], **{**curve.look, **HOLLOW})
+        evaluated += [*values, *tested]
+        if curve.pretrained:
+            axes.axvline(curve.pretrained, color=curve.look["color"], linestyle=":", linewidth=0.8)
+        if panel.auxiliary == "r" and curve.fed_until is not None:
+            above = {"transform": axes.get_xaxis_transform(), "clip_on": False, "linestyle": ""}
+            axes.plot(curve.fed_until, 1.035, color=curve.look["color"], marker="v", markersize=6, **above)
+    end = max([row["step"] for curve in curves for row in curve.rows] + [1])
+    axes.set_title(panel.title, fontsize=11, pad=14)
+    axes.set(ylabel=panel.unit, xlim=(-0.03 * end, 1.04 * end))  # no mark is cut at the frame
+    axes.grid(alpha=0.25)
+    references(axes, panel, curves, evaluated)
 
 
-def any_pretrained(rows):
-    return any(row.get("phase") == "pretrain" for some in rows.values() for row in some)
+def unzip(points):
+    return zip(*points) if points else ((), ())
 
 
-def rivals(axes, kind, whose, evaluations, aside=0):
-    """Lines for the predictors without memory, as the first evaluation has them, named `aside` of the axes'
-    width from their edges."""
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
-    style = {"transform": axes.get_yaxis_transform(), "color": "dimgray", "fontsize": "small", "bbox": box}
-    # The first two are near each other, so their names stand at opposite ends.
-    for name, beside in ("constant", "right"), ("position_mean", "left"), ("copy", "right"):
-        found = [row[f"{kind}_{name}"] for row in evaluations if f"{kind}_{name}" in row]
-        for loss in found[:1]:
-            axes.axhline(loss, color="gray", linewidth=0.8)
-            x = {"left": 0.01 + aside, "right": 0.99 - aside}[beside]
-            axes.text(x, loss, f"{whose}: {name.replace('_', ' ')}", ha=beside, va="center", **style)
+def references(axes, panel, curves, evaluated):
+    """The lines that a panel's curves are to be read against, and its range."""
+    lines = []  # (height, name, colour, linestyle)
+    if panel.name == "accuracy":
+        axes.set_ylim(-4, 104)
+        counts = {curve.cfg.data["classes"] for curve in curves if curve.cfg.data}
+        lines = [(100 / n, "chance", "dimgray", "-") for n in counts]
+    elif panel.name == "r_swap_gap":
+        lines = [(0, "no memory", "dimgray", "-")]
+    elif panel.auxiliary:
+        lines = rivals(panel.auxiliary, curves)
+    heights = [height for height, *_ in lines]
+    if panel.auxiliary and evaluated:  # training begins far above
+        top = 1.15 * max(evaluated + heights)
+        axes.set_ylim(-0.05 * top, top)
+    for height, _, color, linestyle in lines:
+        axes.axhline(height, color=color, linestyle=linestyle, linewidth=0.8, zorder=1)
+    low, high = axes.get_ylim()
+    beside = -math.inf  # the names stand right of the frame, each clear of the one below
+    for height, name, color, _ in sorted(lines):
+        beside = max(height, beside + 0.07 * (high - low))
+        place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate(name, (1, beside), xycoords=axes.get_yaxis_transform(), color=color, fontsize=8, **place)
+
+
+def rivals(kind, curves):
+    """[(loss, name, colour, linestyle)] of the predictors without memory. Where they differ between runs (other
+    data or segments), each run has the lowest of its own, the one to beat, in its colour."""
+    groups = []  # [({name: loss}, curve)], of those that differ
+    for curve in curves:
+        losses = {}
+        for name in "constant", "position_mean", "copy":
+            points = curve.validated(f"{kind}_{name}") or curve.tested(f"{kind}_{name}")
+            losses |= {name.replace("_", " "): loss for _, loss in points[:1]}
+        if losses and not any(alike(losses, others) for others, _ in groups):
+            groups.append((losses, curve))
+    if len(groups) < 2:
+        return [(loss, name, "dimgray", "-") for losses, _ in groups for name, loss in losses.items()]
+    lowest = [(min((loss, name) for name, loss in losses.items()), curve.look) for losses, curve in groups]
+    return [(*found, look["color"], look["linestyle"]) for found, look in lowest]
+
+
+def alike(losses, others):
+    """Whether two runs' rivals are the same, to within what other anchors make of them."""
+    return losses.keys() == others.keys() and all(
+        abs(losses[name] - others[name]) < 0.05 * others[name] for name in losses
+    )
+
+
+def legends(figure, curves):
+    """The runs' names and what they came to, above; what the signs mean, below."""
+    from matplotlib.lines import Line2D
+
+    words = [name_and_test(curve) for curve in curves]
+    handles = [Line2D([], [], markersize=4.5, **curve.look) for curve in curves]
+    width = beside_each_other(words, figure)
+    # The names come after the legend: it would leave out those that begin with an underscore.
+    runs = figure.legend(handles, [""] * len(words), loc="outside upper center", ncols=width, frameon=False)
+    for text, name in zip(runs.get_texts(), words):
+        write_name(text, name)
+    figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(words) / width))
+    signs = {f"training, mean of up to {MEAN} rows": {"linewidth": 0.7}}
+    if any(curve.validated("accuracy") for curve in curves):
+        signs["validation"] = {"marker": "o", "linewidth": 1.4}
+    if any(curve.tested("accuracy") for curve in curves):
+        best = ", of the best weights" if "validation" in signs else ""
+        signs[f"test{best}"] = {"marker": "o", **HOLLOW}
+    if any(curve.pretrained for curve in curves):
+        signs["pretraining ends"] = {"linestyle": ":"}
+    if any(curve.fed_until is not None for curve in curves):
+        signs["from here r reads its own outputs only"] = {"marker": "v", "linestyle": ""}
+    shown = [Line2D([], [], **{"color": "dimgray", "markersize": 5, **sign}) for sign in signs.values()]
+    place = {"loc": "outside lower center", "frameon": False, "fontsize": "small"}
+    figure.legend(shown, signs, ncols=beside_each_other(signs, figure), **place)
+
+
+def name_and_test(curve):
+    return "".join([curve.name, *(f": {100 * accuracy:.1f} % on test" for _, accuracy in curve.tested("accuracy"))])
+
+
+def beside_each_other(words, figure):
+    """How many such entries of a legend have room."""
+    return max(1, min(len(words), int(12 * figure.get_figwidth() / (max(map(len, words)) + 6))))
+
+
+def picture_kind(out):
+    """What the name's ending says. Raises UserError if no picture can be written there."""
+    check_out(out, "curves.png")
+    ending = os.path.splitext(out)[1].lstrip(".").lower() or "png"
+    if ending not in ("png", "pdf", "svg"):
+        raise UserError(f"--out: .{ending} is no kind of picture, choose .png, .pdf or .svg")
+    return ending
 
 
 def save(figure, out):
     """Write the picture whole or not at all; its kind follows from the name's ending."""
-    ending = os.path.splitext(out)[1].lstrip(".").lower() or "png"
-    if ending not in ("png", "pdf", "svg"):
-        raise UserError(f"--out: .{ending} is no kind of picture, choose .png, .pdf or .svg")
-    picture = io.BytesIO()
-    figure.savefig(picture, format=ending, dpi=150)
+    kind, picture = picture_kind(out), io.BytesIO()
+    figure.savefig(picture, format=kind, dpi=150)
     write_whole(out, picture.getvalue())
-
-
-def reconstruction(run, n=6):
-    """What the run's auxiliary heads answer on the first n test sequences, r's decoder fed its own outputs only:
-    a figure, or for tokens a text. Raises UserError if the run has no auxiliary loss."""
-    from matplotlib.figure import Figure
-
-    x, answers = evaluation.answers(run, n)  # [n, T, D]; ("r" or "p", first step, [n, ., D]) each; tokens without D
-    if run.task.tokens:
-        return texts(x, answers, run.task.tokens)
-    answers = answers[:4]  # anchors
-    rows = [(kind, first, y, own) for kind, first, y in answers for own in (False, True)]
-    pictures = run.task.order is not None
-    figure = Figure(figsize=(1.9 * len(x), (1.9 if pictures else 1.5) * len(rows) + 0.4), layout="constrained")
-    grid = figure.subplots(len(rows), len(x), squeeze=False)
-    for axes, (kind, first, y, own) in zip(grid, rows):
-        verb = {"r": "reconstructed", "p": "predicted"}[kind]
-        steps = slice(first, first + y.shape[1])
-        name = f"{kind}: {verb}" if own else f"{kind}: true"
-        for one, true, answer in zip(axes, x, y):
-            if pictures:
-                whole = true.copy()
-                if own:
-                    whole[steps] = answer
-                one.imshow(picture(whole, steps, run.task.order), cmap="gray", vmin=0, vmax=1)
-                one.set(xticks=[], yticks=[])
-            else:
-                one.plot(range(steps.start, steps.stop), answer if own else true[steps], linewidth=0.9)
-                one.set_ylim(float(x.min()), float(x.max()))
-                one.tick_params(labelsize="x-small")
-                one.set_xlabel("step", fontsize="small")
-        axes[0].set_ylabel(name)
-    if pictures:
-        figure.suptitle("the segment in full contrast, the rest of the picture faded", fontsize="small")
-    return figure
-
-
-def picture(x, steps, order):
-    """The steps x `[T, D]` as a square picture, `[s, s]` or `[s, s, D]`, faded outside of `steps`."""
-    pixels = 0.35 + 0.2 * x
-    pixels[steps] = x[steps].clip(0, 1)
-    out = np.empty_like(pixels)
-    out[order] = pixels
-    side = math.isqrt(len(out))
-    return out.reshape(side, side, -1).squeeze(2) if out.shape[1] == 1 else out.reshape(side, side, -1)
-
-
-def texts(x, answers, vocabulary):
-    """The true segments above the answers, as lines of text; tokens that are no bytes as numbers."""
-    lines = []
-    for kind, first, y in answers:
-        for true, answer in zip(x, y):
-            for name, tokens in ("true", true[first : first + len(answer)]), (kind, answer):
-                if vocabulary == 256:  # a sign for each byte, so that the lines stay side by side
-                    text = "".join(chr(token) if 32 <= token < 127 else "." for token in tokens)
-                else:
-                    text = " ".join(map(str, tokens))
-                lines.append(f"{name:>4}  {text}")
-            lines.append("")
-    return "\n".join(lines)

@@ -1,97 +1,126 @@
-"""The paper's Table 2 with runs' results beside it: what `cli.py table` prints."""
+"""What runs came to, a row for each, and what the paper reports beside it: what `cli.py table` prints."""
 
+import collections
+import dataclasses
 import os
 
-from ..training import config
+from ..training import config, paper
 from ..training.checkpoint import read_result
 from ..training.config import UserError
-from .plots import short_names
+from .names import printable, readable, short_names
 
-# The paper's Table 2: test accuracy in percent.
-TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR10"}
-TABLE_2 = {  # model: (which runs are of it, the figures on MNIST, pMNIST, CIFAR10)
-    "iRNN": (("irnn", "none", "full"), (97.0, 82.0, None)),
-    "uRNN": (("urnn", "none", "full"), (95.1, 91.4, None)),
-    "LSTM, full BPTT": (("lstm", "none", "full"), (98.3, 89.4, 58.8)),
-    "LSTM, truncated 300": (("lstm", "none", 300), (11.3, 88.8, 49.0)),
-    "Transformer": (("transformer", "none", "full"), (98.9, 97.9, 62.2)),
-    "r-LSTM, truncated 300": (("lstm", "r", 300), (96.4, 92.8, 65.9)),
-    "p-LSTM, truncated 300": (("lstm", "p", 300), (95.4, 92.5, 64.7)),
-    "r-LSTM, full BPTT": (("lstm", "r", "full"), (98.4, 95.2, 72.2)),
-    "p-LSTM, full BPTT": (("lstm", "p", "full"), (98.0, 92.8, 67.6)),
-}
-AUXILIARY = ("aux_length", "anchors", "aux_weight", "feed_start", "feed_end")  # without the loss they do nothing
-# Runs of one row that differ in any of these get rows of their own.
-SETTINGS = (
-    *("forget_bias", "pretrain_epochs", "epochs", *AUXILIARY),
-    *("batch_size", "lr", "lr_schedule", "clip", "dropconnect", "valid"),
-)
-NOTE = "Ours: test accuracy in percent, the mean over the runs below, n seeds; * not all of them ran to their end."
+TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR-10", "dogs": "Dogs", "dbpedia": "DBpedia"}
+HEADS = "run", "task", "model", "truncation", "other settings", "accuracy, %", "seeds", "paper"
+# Options that have a column of their own, and such as change no figure.
+COLUMNS = ("task", "size", "max_length", "limit_train", "model", "aux", "bptt", "aux_bptt", "seed")
+NO_MATTER = ("device", "threads", "budget", "checkpoint_every", "preset")
+AUXILIARY = ("aux_length", "anchors", "aux_weight", "pretrain_epochs", "feed_start", "feed_end")
+MODELS = {"lstm": "LSTM", "irnn": "iRNN", "urnn": "uRNN", "transformer": "Transformer"}
 
 
-def table_2(runs):
-    """The paper's Table 2 with the runs' test accuracies beside it, in Markdown; under it which runs they are from,
-    and which runs stand in no row. Raises UserError if none has been tested."""
-    tested = [run for run in runs if os.path.exists(os.path.join(run, "result.json"))]
-    results, names = [read_result(run) for run in tested], short_names(runs)
-    if not results:
-        raise UserError(f"none of these has been tested: {', '.join(runs)}")
-    lines, sources, used = [], [], set()
-    for model, (which, paper) in TABLE_2.items():
-        mine = [r for r in results if r["task"] in TASKS and which == (r["model"], r["aux"], r["bptt"])]
-        mine = [r for r in mine if as_in_the_paper(r)]
-        used.update(r["run"] for r in mine)
-        figures = ["–" if figure is None else f"{figure:.1f}" for figure in paper]
-        groups = by_settings(mine)
-        if len(groups) != 1:  # the paper's figures belong to none of several settings: they stand by themselves
-            groups = [("", []), *groups]
-        for settings, alike in groups:
-            cells, label = [], f"{model}: {settings}" if settings else model
-            for task, figure in zip(TASKS, figures):
-                some = [r for r in alike if r["task"] == task]
-                cells += [figure, ours(some)]
-                if some:
-                    sources.append(f"- {label}, {TASKS[task]}: {', '.join(names[r['run']] for r in some)}")
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-            figures = [""] * len(TASKS)  # the paper's stand in a model's first row
-    left = {
-        "in no row (another task, size, part of the data or truncation)": [
-            run for run in tested if run not in used
-        ],
-        "not tested yet, or no run": [run for run in runs if run not in tested],
-    }
-    sources += [f"- {heading}: {', '.join(names[run] for run in some)}" for heading, some in left.items() if some]
-    heads = " | ".join(f"{task}, paper | ours" for task in TASKS.values())
-    rule = "|---" * (2 * len(TASKS) + 1) + "|"
-    return "\n".join([f"| test accuracy, % | {heads} |", rule, *lines, "", NOTE, "", *sources])
+def table(runs, tell=None):
+    """The runs in Markdown, a row for each; runs that differ in their seeds alone share one. tell(line) hears of
+    what is no run; without it, and where nothing else is left, UserError is raised."""
+    found = readable(runs, read, tell)
+    names, settings = short_names(found), {run: other_settings(cfg) for run, (cfg, _) in found.items()}
+    usual, varied, groups = usual_settings(settings.values()), {}, collections.defaultdict(list)
+    times = collections.Counter()
+    for run, (cfg, result) in found.items():
+        unusual = {name: value for name, value in settings[run].items() if value != usual[name]}
+        varied |= {name: usual[name] for name in unusual}
+        data = str(cfg.data) if cfg.task == "npz" else ""  # another file of the same name
+        key = (*what(cfg), in_words(unusual), data, result is None)
+        times[key, cfg.seed] += 1
+        groups[key, times[key, cfg.seed]].append(run)  # a run made twice is not two seeds
+    rows = [HEADS]
+    for ((*cells, _, _), _), some in sorted(groups.items(), key=lambda group: group[0][0][0].lower()):
+        rows.append((named([names[run] for run in some]), *cells, *outcome([found[run] for run in some])))
+    lines = aligned(rows)
+    if varied:
+        lines += ["", f"Where no other setting stands: {in_words(varied)}."]
+    if any("*" in row[-3] for row in rows[1:]):
+        lines += ["", "Where * stands, not all runs have come to their end."]
+    return "\n".join(lines)
 
 
-def as_in_the_paper(result):
-    """Whether a run is of the whole task at the paper's sizes, and tested on all of it."""
-    path = os.path.join(result["run"], "config.json")
-    cfg = config.read(path)
-    sizes = cfg.size in (None, 28) and cfg.hidden == 128 and cfg.limit_train is None
-    return sizes and result["test_examples"] == 10_000 and (cfg.aux == "none" or cfg.aux_bptt == cfg.bptt)
+def in_words(settings):
+    named = (f"{name.replace('_', ' ')} {f'{v:g}' if isinstance(v, float) else v}" for name, v in settings.items())
+    return ", ".join(named) or "–"
 
 
-def by_settings(results):
-    """[(settings, results)]: those that differ in no more than the task and the seed together, under the options in
-    which they differ from others, in words."""
-    options = {r["run"]: vars(config.read(os.path.join(r["run"], "config.json"))) for r in results}
-    varied = [name for name in SETTINGS if len({o[name] for o in options.values()}) > 1]
-    if all(r["aux"] == "none" for r in results):
-        varied = [name for name in varied if name not in AUXILIARY]
-    groups = {}
-    for r in results:
-        words = [f"{name.replace('_', ' ')} {options[r['run']][name]}" for name in varied]
-        groups.setdefault(", ".join(words), []).append(r)
-    return list(groups.items())
+def read(run):
+    """A run's Config and its result, None before it is tested. Raises UserError for what is no run."""
+    if not os.path.isfile(os.path.join(run, "config.json")):
+        raise UserError(f"{run} is no run: there is no config.json in it")
+    cfg = config.read(os.path.join(run, "config.json"))
+    return cfg, read_result(run) if os.path.exists(os.path.join(run, "result.json")) else None
 
 
-def ours(results):
-    """A cell: the mean accuracy, how many seeds, and whether any run is incomplete."""
-    if not results:
-        return ""
-    mean = 100 * sum(r["test_accuracy"] for r in results) / len(results)
-    star = "" if all(r["complete"] for r in results) else "*"
-    return f"{mean:.1f}{star} (n = {len({r['seed'] for r in results})})"
+def other_settings(cfg):
+    """{name: value} of the options that matter to the run's figures and have no column."""
+    options, left_out = {*config.RANGES, *config.CHOICES}, {*COLUMNS, *NO_MATTER}
+    if cfg.aux == "none":
+        left_out.update(AUXILIARY)
+    if "r" not in cfg.aux:
+        left_out.update(("feed_start", "feed_end"))
+    if cfg.model != "lstm":
+        left_out.add("forget_bias")
+    settings = dataclasses.asdict(cfg).items()
+    return {name: value for name, value in settings if name in options - left_out and value is not None}
+
+
+def usual_settings(settings):
+    """{name: the value that most runs have}, the first one's of those as frequent."""
+    counts = collections.defaultdict(collections.Counter)
+    for some in settings:
+        for name, value in some.items():
+            counts[name][value] += 1
+    return {name: count.most_common(1)[0][0] for name, count in counts.items()}
+
+
+def what(cfg):
+    """The cells of the task and how much of it, the model, and the truncation."""
+    task = TASKS.get(cfg.task, cfg.task)
+    if cfg.size and (cfg.task, cfg.size) not in (("mnist", 28), ("pmnist", 28)):
+        task += f" {cfg.size}×{cfg.size}"
+    if cfg.task == "npz" and cfg.data_dir:
+        task += f" {printable(os.path.basename(cfg.data_dir))}"
+    if cfg.max_length:
+        task += f", {cfg.max_length} bytes"
+    if cfg.limit_train:
+        task += f", {cfg.limit_train - (cfg.valid or 0):,} sequences"
+    model = MODELS.get(cfg.model, cfg.model)
+    model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
+    cut = "–" if cfg.model == "transformer" else str(cfg.bptt)
+    if cfg.aux != "none" and cfg.aux_bptt != cfg.bptt:
+        cut += f" ({cfg.aux}: {cfg.aux_bptt})"
+    return task, model, cut
+
+
+def named(names):
+    """The runs of a row: all of a few, of many the first."""
+    return ", ".join(names) if len(names) < 4 else f"{names[0]}, and {len(names) - 1} more"
+
+
+def outcome(found):
+    """The last cells of a row's runs, (Config, result) each: accuracy, their mean and range; seeds; the paper's."""
+    tested = [result for _, result in found if result is not None]
+    percent = [100 * result["test_accuracy"] for result in tested]
+    cell = f"{sum(percent) / len(percent):.1f}" if tested else "not tested yet"
+    if len(percent) > 1:
+        cell += f" ({min(percent):.1f} to {max(percent):.1f})"
+    if not all(result["complete"] for result in tested):
+        cell += " *"
+    cfg = found[0][0]
+    whole = cfg.hidden == 128 and cfg.limit_train is None and all(r["test_examples"] == 10_000 for r in tested)
+    same = whole and (cfg.aux == "none" or cfg.aux_bptt == cfg.bptt)
+    reported = paper.reported(cfg) if same else None
+    return cell, ", ".join(str(cfg.seed) for cfg, _ in found), "–" if reported is None else f"{reported:.1f}"
+
+
+def aligned(rows):
+    """The lines of a Markdown table, for people too."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths))} |" for row in rows]
+    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]

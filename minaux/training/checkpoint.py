@@ -3,10 +3,13 @@ all (metrics.jsonl by whole lines)."""
 
 import contextlib
 import dataclasses
+import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
+import platform
 
 import numpy as np
 
@@ -28,6 +31,10 @@ class State:
     elapsed_s: float = 0.0
 
 
+class Held(UserError):
+    """Another process writes in the run directory."""
+
+
 class RunDirectory:
     """The files of one run, under `path`."""
 
@@ -42,15 +49,45 @@ class RunDirectory:
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.file(name))
 
+    @contextlib.contextmanager
+    def held(self):
+        """Within: the directory is there, and no other process writes in it. Raises Held if one does, UserError if
+        there can be no such directory. The lock ends with its process (`flock`; NFS has it from version 4 on)."""
+        if not self.path:
+            raise UserError("--out: the name is empty, choose a directory")
+        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+            kind = "a link to nothing" if os.path.islink(self.path) else "a file"
+            raise UserError(f"--out: {self.path} is {kind}, choose a directory")
+        new = not os.path.isdir(self.path)
+        os.makedirs(self.path, exist_ok=True)
+        with open(self.file("lock"), "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
+                    raise FileNotFoundError  # who had it has just removed it
+            except (BlockingIOError, FileNotFoundError):
+                lock.seek(0)
+                who = lock.read() or "another process"
+                raise Held(f"{self.path} is being written by {who}: wait, or choose another --out") from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}")
+            lock.flush()
+            try:
+                for name in "checkpoint.npz", "config.json", "metrics.jsonl", "result.json":
+                    for left in glob.glob(glob.escape(self.file(name)) + ".*.tmp"):  # by a process that was killed
+                        os.remove(left)
+                yield
+            finally:
+                os.remove(lock.name)
+                if new and not os.listdir(self.path):  # no run began
+                    os.rmdir(self.path)
+
     def create(self, cfg):
-        """Make the directory, and config.json in it. Raises UserError if a run is there already (what has no
-        checkpoint is none)."""
+        """Write config.json. Raises UserError if a run is here already (what has no checkpoint is none)."""
         if os.path.exists(self.checkpoint):
             raise UserError(
                 f"{self.path} holds a run already: add --resume to go on with it, or choose another --out"
             )
-        if os.path.isfile(self.path):
-            raise UserError(f"--out: {self.path} is a file, choose a directory")
         os.makedirs(self.path, exist_ok=True)
         self.remove("metrics.jsonl")
         self.write_json("config.json", dataclasses.asdict(cfg))
@@ -180,7 +217,7 @@ def read_result(run):
 
 def write_whole(path, data):
     """Write bytes to `path`: to a neighbour first, flushed to the disk, then renamed over it."""
-    temporary = f"{path}.tmp"
+    temporary = f"{path}.{os.getpid()}.tmp"  # two processes may write the same picture
     try:
         with open(temporary, "wb") as file:
             file.write(data)

@@ -11,6 +11,10 @@ class UserError(Exception):
     """Something the user can mend; its text is one line that says what is wrong and what to do."""
 
 
+class Newer(UserError):
+    """A file of a version that knows more than this one."""
+
+
 # What each preset sets, beneath the options the user gives. `quick` is what learned most in half an hour
 # (results/trials/notes.md, 7 and 8); `paper` is the paper's protocol.
 PRESETS = {
@@ -31,7 +35,9 @@ BASELINES = {
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}
 # `--resume` takes all other options from the run's config.json.
-CHANGEABLE = ("epochs", "budget", "quiet", "data_dir")
+CHANGEABLE = ("epochs", "budget", "quiet", "data_dir", "threads")
+# Columns a shard should have: at 4 twice the processes would save a third of the time only (docs/speed.md).
+NARROWEST = 8
 
 
 @dataclasses.dataclass
@@ -73,7 +79,7 @@ class Config:
     quiet: bool = False
     version: str = __version__
     permutation: str | None = None  # of the steps: how to make it
-    shards: int | None = None  # parts a batch is split into: the threads the run began with; 1 on a GPU
+    shards: int | None = None  # parts a batch is split into: the threads a run begins with; 1 on a GPU
     schedule_steps: dict | None = None  # {"feed": n, "lr": n}, fixed when the run starts
     data: dict | None = None  # how many {"train", "test", "classes", "tokens"} there are when the run starts
 
@@ -83,7 +89,8 @@ class Config:
 
 
 def build(given, cores):
-    """The Config of the options a user gave (a dict without the ones left out), completed by the preset.
+    """The Config of the options a user gave (a dict without the ones left out), completed by the preset. Without an
+    auxiliary loss there is nothing to pretrain with, whatever was given.
 
     Raises UserError for values and combinations that cannot be.
     """
@@ -97,10 +104,12 @@ def build(given, cores):
         defaults |= QUICK_LSTM
     defaults |= BASELINES.get(model, {})
     defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
-    if given.get("aux", "none") == "none":
-        defaults["pretrain_epochs"] = 0
     config = Config(**{**defaults, **given})
+    if config.aux == "none" and config.pretrain_epochs > 0:  # one set of options serves none, r and p
+        config.pretrain_epochs = 0
     check(config)
+    if "threads" not in given:
+        config.threads = max(1, min(config.threads, config.batch_size // NARROWEST))
     return config
 
 
@@ -190,11 +199,18 @@ def read(path):
     """The Config in a run's config.json. Raises UserError if it is not one."""
     try:
         with open(path, encoding="utf-8") as file:
-            config = Config(**json.load(file))
+            values = json.load(file)
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Config)})
+        if unknown and values.get("version") != __version__:
+            whose = f"was written by minaux {values.get('version')}, this is {__version__}"
+            raise Newer(f"{path} {whose}, which does not know {', '.join(unknown)}; use that version")
+        config = Config(**values)
         check(config)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it or start a new run") from None
-    except (ValueError, TypeError, UserError) as error:
+    except Newer:
+        raise
+    except (ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or start a new run") from None
     return config
 

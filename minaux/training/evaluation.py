@@ -1,5 +1,7 @@
 """Accuracy, and the auxiliary report: whether an auxiliary loss shows memory. First of a shard, then of a run."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from tqdm import tqdm
 
@@ -13,10 +15,7 @@ from .config import UserError
 from .run import load
 
 WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the memory does
-
-
-class Stopped(Exception):
-    """Ctrl-C, noticed between two batches; everything is saved."""
+BLOCK = 64  # sequences a process tests at a time: from there on a column takes no less time (docs/speed.md)
 
 
 # --- of a shard, on its device ---
@@ -63,17 +62,49 @@ def evaluate(params, x, y, draws, mean=None, mask=None, logits=None):
     return sums
 
 
-def outputs(params, x, y, draws, mask=None):
-    """What the auxiliary heads answer at each anchor, r's decoder fed its own outputs only: ("r" or "p", the step
-    of the first target, the answers `[., D, N]`, of tokens the scores `[., V, N]`)."""
-    L, found = draws.L, []
+class Answer(NamedTuple):
+    """What an auxiliary head answers at an anchor, and a rival that does not know the sequence. Answers are
+    `[., D, N]`, of tokens the scores `[., V, N]`; losses are means over the sequences."""
+
+    kind: str  # "r" or "p"
+    anchor: int
+    first: int  # the step of the first target
+    y: Any
+    loss: float
+    rival: str  # what it is
+    rival_y: Any
+    rival_loss: float
+
+
+def outputs(params, x, y, draws, mean, mask=None):
+    """The heads' `Answer`s, r's decoder fed its own outputs only. r's rival starts from the state of another
+    sequence, the neighbour's; p's (and r's of a single sequence) is the `guess`."""
+    xp, L, N, found = array_module(x), draws.L, x.shape[-1], []
+    channels = 1 if x.ndim == 2 else x.shape[1]
     main = main_forward(params, x, kept_spans(len(x), 0, 0, L, draws.r_anchors, draws.p_anchors), mask)
     for a in draws.r_anchors:
-        found.append(("r", a - L + 1, reconstruct(params, x, a, L, WINDOW, *main.state(a), 1.0, own_only(x, L)).y))
+        scale, state = 1 / ((L - 1) * channels * N), main.state(a)
+        states = state, [xp.roll(s, 1, axis=1) for s in state]
+        own, other = (reconstruct(params, x, a, L, WINDOW, *hc, scale, own_only(x, L)) for hc in states)
+        rival = ("another's state", other.y, other.loss) if N > 1 else guess(x, a - L + 1, a - 1, mean, scale)
+        found.append(Answer("r", a, a - L + 1, own.y, own.loss, *rival))
     for a in draws.p_anchors:
-        windows = predict(params, x, a, L, WINDOW, main.steps(a, a + L).h[1:], 1.0)
-        found.append(("p", a + 1, array_module(x).concatenate([block for *_, y in windows for block in y])))
+        scale = 1 / (L * channels * N)
+        windows = list(predict(params, x, a, L, WINDOW, main.steps(a, a + L).h[1:], scale))
+        answered = xp.concatenate([block for *_, y in windows for block in y])
+        loss = sum(loss for _, _, loss, *_ in windows)
+        found.append(Answer("p", a, a + 1, answered, loss, *guess(x, a + 1, a + L, mean, scale)))
     return found
+
+
+def guess(x, first, last, mean, scale):
+    """(name, answers, loss) of the best of the `baselines` that sees nothing of a sequence: the mean of each
+    position, of tokens the most frequent one."""
+    xp, steps, N = array_module(x), last + 1 - first, x.shape[-1]
+    name = "constant" if x.ndim == 2 else "position_mean"
+    rows = xp.tile(mean, (steps, 1)) if x.ndim == 2 else mean[first : last + 1]
+    loss = baselines(x, first, last, mean, scale)[name]
+    return name.replace("_", " "), xp.repeat(rows[:, :, None], N, axis=2), loss
 
 
 def own_only(x, L):
@@ -103,20 +134,23 @@ def baselines(x, first, last, mean, scale):
 def evaluate_rows(run, shards, params, x, y, rows, stop=None):
     """Accuracy, supervised loss and the auxiliary report on these `rows` of x and y, shortest first.
 
-    The anchors are the same in every evaluation. Raises Stopped once the Event `stop` is set.
+    The rows go in blocks of `BLOCK` sequences, each with its own anchors, the same in every evaluation: the result
+    does not depend on --batch-size and --threads. Raises Stopped if the Stop `stop` is set.
     """
-    cfg, sums, lengths = run.cfg, {}, batches.lengths_of(x)
+    sums, lengths = {}, batches.lengths_of(x)
     order = rows[np.argsort(lengths[rows], kind="stable")]
-    logits = getattr(run.model, "logits", None)
-    starts = range(0, len(order), cfg.batch_size)
-    for number, start in enumerate(tqdm(starts, "evaluating", leave=False, disable=cfg.quiet or None)):
-        if stop is not None and stop.is_set():
-            raise Stopped
-        some = order[start : start + cfg.batch_size]
-        inputs = batches.take(x, some)
-        draws = draw_for(run, number, inputs, lengths[some])
-        batch = params, inputs, y[some], draws, lengths[some]
-        for part in shards.each(evaluate, *batch, mean=run.mean, logits=logits):
+    # A model whose memory grows with the steps has room for a batch; it has no anchors.
+    size = min(BLOCK, run.cfg.batch_size) if hasattr(run.model, "needed_bytes") else BLOCK
+    blocks = [order[start : start + size] for start in range(0, len(order), size)]
+    logits, n = getattr(run.model, "logits", None), shards.workers.n
+    for first in tqdm(range(0, len(blocks), n), "evaluating", leave=False, disable=run.cfg.quiet or None):
+        if stop is not None:
+            stop.check()
+        parts = []
+        for number, some in enumerate(blocks[first : first + n], first):
+            inputs = batches.take(x, some)
+            parts.append((inputs, y[some], draw_for(run, number, inputs, lengths[some]), lengths[some]))
+        for part in shards.run(evaluate, params, parts, mean=run.mean, logits=logits):
             for name, value in part.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
     counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all
@@ -125,7 +159,7 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
 
 
 def draw_for(run, number, x, lengths):
-    """The Draws of an evaluation's batch x `[N, T, D]` or `[N, T]`."""
+    """The Draws of an evaluation's block x `[N, T, D]` or `[N, T]`."""
     cfg = run.cfg
     size = cfg.anchors, cfg.aux_length, x.shape[1], len(x), run.shapes
     return draw(cfg.seed, number, cfg.aux, *size, shortest=lengths.min(), evaluation=True)
@@ -182,18 +216,20 @@ def evaluate_saved(run):
 
 
 def answers(run, n):
-    """The first n test sequences, and what the auxiliary heads of the checkpoint's best weights answer on them, for
-    `reconstruction` to draw. Raises UserError if there is no auxiliary loss."""
+    """For `reconstruction` to draw: the first n test sequences; the `Answer`s of the checkpoint's best weights,
+    `[n, ., D]`, of tokens `[n, .]`; the step of these weights. Raises UserError if there is no auxiliary loss."""
     if run.cfg.aux == "none":
         raise UserError(f"{run.directory.path} has no auxiliary loss: there is nothing to reconstruct")
     state, tokens = load(run), run.task.tokens
     rows = run.test_rows[:n]
     x, lengths = batches.take(run.task.x_test, rows), batches.lengths_of(run.task.x_test)[rows]
-    draws = draw_for(run, 0, x, lengths)
+    batch = x, None, draw_for(run, 0, x, lengths), lengths  # in one part, for each to have a neighbour
     with run.open_shards() as shards:
-        found = shards.each(outputs, state.best or state.params, x, None, draws, lengths)
-    joined = []
-    for parts in zip(*found):
-        y = np.concatenate([to_host(part[2]) for part in parts], axis=-1)  # [., D, n]
-        joined.append((*parts[0][:2], np.moveaxis(y.argmax(1) if tokens else y, -1, 0)))
-    return x if tokens else batches.scaled(x, run.cfg.dtype), joined
+        [found] = shards.run(outputs, state.best or state.params, [batch], mean=run.mean)
+
+    def rows_first(y):
+        return np.moveaxis(to_host(y).argmax(1) if tokens else to_host(y), -1, 0)
+
+    found = [a._replace(y=rows_first(a.y), rival_y=rows_first(a.rival_y)) for a in found]
+    step = state.best_step if state.best else state.step
+    return x if tokens else batches.scaled(x, run.cfg.dtype), found, step

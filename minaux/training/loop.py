@@ -2,9 +2,6 @@
 L_supervised + aux_weight · L_auxiliary."""
 
 import contextlib
-import signal
-import sys
-import threading
 import time
 
 import numpy as np
@@ -13,8 +10,8 @@ from tqdm import tqdm
 from .. import model, optim
 from ..arrays import wait_for
 from . import batches, evaluation, report
-from .evaluation import Stopped
 from .run import save
+from .stop import Stopped, listening
 
 ROW_EVERY, SAVE_EVERY_S = 10, 60
 
@@ -22,7 +19,7 @@ ROW_EVERY, SAVE_EVERY_S = 10, 60
 def train(run, state):
     """Train from `state` to the end or until the budget is spent, test, and write result.json.
 
-    Returns result.json's contents. Raises Stopped after Ctrl-C (with everything saved), UserError if
+    Returns result.json's contents. Raises Stopped after a signal (with everything saved), UserError if
     the loss is not finite.
     """
     with run.open_shards() as shards, listening() as stop:
@@ -56,8 +53,7 @@ def train_steps(run, shards, state, stop):
             if due and saved != (state.step, state.evaluated):
                 save(run, state)
                 saved, saved_at = (state.step, state.evaluated), now
-            if stop.is_set():
-                raise Stopped
+            stop.check()
             if over:
                 return
             bar.set_description("pretrain" if state.step < run.pretrain_steps else "joint", refresh=False)
@@ -135,23 +131,6 @@ def progress_bar(run, state):
     return tqdm(total=run.total_steps, initial=state.step, bar_format=shape, disable=quiet)
 
 
-@contextlib.contextmanager
-def listening():
-    """Within: an Event that the first Ctrl-C sets, to stop after this batch; the second stops at once."""
-    stop = threading.Event()
-
-    def ask(*_):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop.set()
-        tqdm.write("stopping after this batch; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def estimate(run, shards, state, stop):
     """Seconds that the rest of the run should take, from a trial batch of each kind."""
 
@@ -169,6 +148,7 @@ def estimate(run, shards, state, stop):
             begin = max(begin, state.step)
             seconds += (end - begin) * elapsed(loss_and_grads, state.params, begin)
     x, y, rows = run.sequences("test")
-    batch = elapsed(evaluation.evaluate_rows, state.params, x, y, rows[: run.cfg.batch_size], stop)
+    some = rows[: evaluation.BLOCK * shards.workers.n]
+    each = elapsed(evaluation.evaluate_rows, state.params, x, y, some, stop) / len(some)
     epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
-    return seconds + batch * (epochs * len(run.valid_rows) + len(run.test_rows)) / run.cfg.batch_size
+    return seconds + each * (epochs * len(run.valid_rows) + len(run.test_rows))

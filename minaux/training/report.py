@@ -1,6 +1,7 @@
 """What a person reads while a run goes on."""
 
 from ..windows import direct_credit, fit_length
+from . import paper
 
 
 def duration(seconds):
@@ -37,6 +38,8 @@ def introduction(run, state):
         which = " of the longest segments" if varies else ""
         reached = f"{credit} of {L - 1} targets{which}"
         lines.append(f"direct credit: r's gradient gets to the step that read the target for {reached}")
+    if paper.reported(cfg) is not None:
+        lines.append(f"the paper reports {in_the_paper(cfg)}")
     end = cfg.schedule_steps["lr"]
     if todo and cfg.lr_schedule == "cosine" and run.total_steps > end:
         why = "this run's first epochs were to end there"
@@ -50,6 +53,13 @@ def introduction(run, state):
     return "\n".join(lines)
 
 
+def in_the_paper(cfg):
+    """The paper's figure for such a run, and what it is from."""
+    losses = {"none": "no auxiliary loss"}.get(cfg.aux, f"aux {cfg.aux}")
+    cut = f", {losses}, truncation {cfg.bptt}" if cfg.model == "lstm" else ""
+    return f"{paper.reported(cfg)} % (Table 2: {cfg.task}{cut}; all training images)"
+
+
 def progress(row, rate):
     """The progress bar's words for a batch."""
     losses = {"class": row["loss_supervised"], "aux": row["loss_auxiliary"]}
@@ -61,6 +71,8 @@ def evaluation(split, step, phase, report):
     """Accuracy, and a line for each auxiliary loss, beside its rivals without memory."""
     where = f"weights of step {step}" if split == "test" else f"step {step}, {phase}"
     lines = [f"{where}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"]
+    if phase == "pretraining" and split == "valid":  # the classifier is untrained
+        lines = [f"{where}: validation"]
     rivals = {"constant": "constant", "position_mean": "position mean", "copy": "copy", "swap_gap": "swap gap"}
     for kind in "rp":
         if f"{kind}_loss" in report:

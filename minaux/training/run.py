@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from .. import arrays, initial, model
 from ..baselines import irnn, transformer, urnn
-from . import batches, shards
+from . import batches, checks, shards
 from .checkpoint import RunDirectory, State
 from .config import Config, UserError
 
@@ -66,7 +66,7 @@ class Run:
 
     def open_shards(self):
         """Within: the `Shards` that batches of this run go through."""
-        return shards.open_shards(self.cfg.shards, self.cfg.dtype, self.cfg.shards if self.device == "cpu" else 1)
+        return shards.open_shards(self.cfg.shards, self.cfg.dtype, self.cfg.threads if self.device == "cpu" else 1)
 
     def write_row(self, state, **row):
         """Add a row to metrics.jsonl."""
@@ -76,7 +76,10 @@ class Run:
     def diverged(self, what):
         """The UserError for numbers that are not finite."""
         kept = f"{self.directory.checkpoint} keeps the last good weights"
-        return UserError(f"{what}: stopped, {kept}; try a lower --lr")
+        size, remedy = checks.largest(self.task) or 0, "try a lower --lr"
+        if size > checks.USUAL[1]:
+            remedy = f"scale x, which holds numbers up to {size:.3g}: {checks.SCALE}"
+        return UserError(f"{what}: stopped, {kept}; {remedy}")
 
 
 # --- setting up ---
@@ -102,8 +105,10 @@ def set_up(cfg, task, out, echo=print, device=None):
     pretrain_steps = cfg.pretrain_epochs * shuffled.steps_per_epoch
     total_steps = pretrain_steps + cfg.epochs * shuffled.steps_per_epoch
     if cfg.shards is None:  # a new run; a resumed one keeps what it began with
-        cfg.shards = cfg.threads if device == "cpu" else 1
+        cfg.shards = min(shards.ranks.size() * (cfg.threads if device == "cpu" else 1), cfg.batch_size)
         cfg.schedule_steps = {"feed": pretrain_steps or total_steps, "lr": total_steps}
+    with np.errstate(over="ignore"):  # of numbers that `checks` will refuse
+        mean = batches.mean_of(task.x_train, train_rows, task.tokens).astype(cfg.dtype)
     return Run(
         cfg=cfg,
         task=task,
@@ -121,7 +126,7 @@ def set_up(cfg, task, out, echo=print, device=None):
         train_rows=train_rows,
         valid_rows=valid_rows,
         test_rows=test_rows,
-        mean=xp.asarray(batches.mean_of(task.x_train, train_rows, task.tokens).astype(cfg.dtype)),
+        mean=xp.asarray(mean),
         shuffled=shuffled,
         pretrain_steps=pretrain_steps,
         total_steps=total_steps,
@@ -129,40 +134,57 @@ def set_up(cfg, task, out, echo=print, device=None):
 
 
 def note_data(cfg, task):
-    """Note how many data a new run has. Raises UserError if a saved run's were others."""
+    """Note how many data a new run has, and their fingerprint. Raises UserError if a saved run's were others."""
     counts = {
         "train": len(task.y_train),
         "test": len(task.y_test),
         "classes": task.classes,
         "tokens": task.tokens,
+        "fingerprint": task.fingerprint,
     }
     if cfg.shards is None:  # a new run
         cfg.data = counts
-    elif cfg.data not in (None, counts):  # None: a run from before they were noted
-        was = {name: cfg.data.get(name) for name in counts}
-        others = [f"{name} {n}, not {was[name]}" for name, n in counts.items() if n != was[name]]
-        raise UserError(f"the data differ from this run's: {', '.join(others)}; check --data-dir")
+    was = cfg.data or {}  # a run from before they were noted has none, or some
+    others = {name: n for name, n in counts.items() if n != was.get(name, n)}
+    if others.keys() == {"fingerprint"}:
+        what = "as many, but other values or another order"
+        raise UserError(f"the data differ from this run's: {what}; restore the file, or check --data-dir")
+    if others:
+        others.pop("fingerprint", None)
+        others = ", ".join(f"{name} {n}, not {was[name]}" for name, n in others.items())
+        raise UserError(f"the data differ from this run's: {others}; check --data-dir")
 
 
 def split(cfg, task):
-    """The training, validation and test rows, each in rising order; notes in `cfg` how many are for validation."""
+    """The training, validation and test rows, each in rising order; notes in `cfg` how many are for validation,
+    which takes sequences with labels only."""
     n = min(cfg.limit_train or len(task.y_train), len(task.y_train))
-    valid = min(5000, n // 10) if cfg.valid is None else cfg.valid
+    order = np.random.default_rng(VALIDATION_SEED).permutation(n)
+    labelled = order[task.y_train[order] >= 0]
+    valid = min(5000, len(labelled) // 10) if cfg.valid is None else cfg.valid
     if valid >= n:
         raise UserError(f"--valid: {valid} leaves none of the {n} training sequences to train on")
+    if valid > len(labelled):
+        raise UserError(f"--valid: {valid} is more than the {len(labelled)} training sequences that have labels")
+    if cfg.epochs and len(labelled) < n:
+        unlabelled = f"{n - len(labelled)} of {n} training sequences have no label (y is -1)"
+        raise UserError(f"{unlabelled}: they serve pretraining only, --epochs 0; or leave them out")
     cfg.valid = valid
-    order = np.random.default_rng(VALIDATION_SEED).permutation(n)
     test_rows = np.arange(len(task.y_test))[: cfg.limit_test]
-    return np.sort(order[valid:]), np.sort(order[:valid][: cfg.limit_test]), test_rows
+    return np.setdiff1d(order, labelled[:valid]), np.sort(labelled[:valid][: cfg.limit_test]), test_rows
 
 
 # --- the state ---
 
 
 def new_state(run):
-    """The State at step 0, with its files. Raises UserError if the directory holds a run already."""
+    """The State at step 0, with its files; what the user should know of the data is told. Raises UserError if the
+    directory holds a run already, or nothing can be learned from the data."""
     cfg = run.cfg
     check_memory(run)
+    for line in checks.notes(run):
+        if not cfg.quiet:
+            run.echo(line)
     with threadpool_limits(1), np.errstate(over="ignore"):  # BLAS threads would change the bits
         params = MODELS[cfg.model][1].init_params(run.sizes, cfg.aux, run.T, cfg.seed, cfg.forget_bias, cfg.dtype)
     if not all(np.isfinite(w).all() for w in params.values()):

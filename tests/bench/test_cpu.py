@@ -1,14 +1,16 @@
 """What `cli.py bench` counts, and what it does with what it timed; no figure of time is judged."""
 
 import json
+import os
 
+import numpy as np
 import pytest
 
 from minaux.bench import cpu as bench
-from minaux.bench.cpu import Case, Child, measure, operations, peak, peaks
+from minaux.bench.cpu import Case, Child, measure, operations, peak, peaks, program
 from minaux.model import Draws
 from minaux.training.config import UserError
-from minaux.training.shards import workers
+from minaux.training.processes import processes
 
 TINY = {"N": 6, "H": 4, "L": 9}
 
@@ -57,7 +59,7 @@ def test_a_case_is_measured(what, bptt, own):
     row = measure(Case(what, 40, bptt, own, **TINY), threads=2, rounds=2, pytorch=False)
     assert row["ours_s"] > 0 and row["sgemm_s"] > 0 and row["ours_mb"] >= 0
     assert row["sequences_per_second"] == pytest.approx(6 / row["ours_s"])
-    assert 0 < row["of_sgemm"] < 1 and "pytorch_s" not in row
+    assert 0 < row["of_sgemm"] < 1 and "tuned_s" not in row and "pytorch_s" not in row
 
 
 def test_more_threads_than_sequences():
@@ -65,23 +67,76 @@ def test_more_threads_than_sequences():
 
 
 def test_memory_is_that_of_each_process_once():
-    with workers(3) as run:
-        assert 3 * peak() / 10 < peaks(run, 3) < 30 * peak()
-        assert len(dict(run(bench.own_peak, [()] * 3))) == 3
+    with processes(3) as workers:
+        assert 3 * peak() / 10 < peaks(workers, 3) < 30 * peak()
+        assert len(dict(workers.run(bench.own_peak, (), [()] * 3))) == 3
 
 
 def test_pytorch_is_timed_beside_it():
     pytest.importorskip("torch")
     row = measure(Case("r", 40, 10, **TINY), threads=1, rounds=1, pytorch=True)
-    assert row["speedup"] == pytest.approx(row["pytorch_s"] / row["ours_s"])
-    assert row["pytorch_gflops"] * row["speedup"] == pytest.approx(row["ours_gflops"])  # the same work
+    for name in "tuned", "pytorch":
+        assert row[f"speedup_{name}"] == pytest.approx(row[f"{name}_s"] / row["ours_s"])
+        assert row[f"{name}_gflops"] * row[f"speedup_{name}"] == pytest.approx(row["ours_gflops"])  # the same work
+    names = [name for name in row if name.startswith("speedup")]
+    assert names == ["speedup_tuned", "speedup_pytorch"]  # the tuned one leads
 
 
-def test_all_lengths_and_losses_are_there():
-    found = {(case.what, case.T, case.bptt) for case in bench.cases(bench.LENGTHS)}
-    assert found >= {(aux, T, 300) for aux in ("none", "r", "p") for T in (784, 1024, 4096, 16384)}
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="no /proc")
+@pytest.mark.parametrize("name, kept", [("ours", False), ("tuned", True), ("pytorch", False)])
+def test_the_tuned_one_alone_is_started_with_kept_memory(name, kept, monkeypatch):
+    """Whatever this process was started with."""
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "1")
+    running, text = Child(name, Case("none", 40, 10, **TINY), 1), ""
+    while not text:  # for a moment yet
+        with open(f"/proc/{running.process.pid}/environ") as file:
+            text = file.read()
+    found = [variable for variable in text.split("\0") if variable.startswith("MALLOC_")]
+    running.process.kill()
+    running.process.communicate()
+    assert sorted(found) == ["MALLOC_MMAP_MAX_=0", "MALLOC_TRIM_THRESHOLD_=2147483647"] * kept
+
+
+@pytest.mark.parametrize("bptt", [10, "full"])
+@pytest.mark.parametrize("what", ["lstm", "none", "r", "p"])
+def test_both_have_the_same_weights_and_inputs(what, bptt):
+    """A layer's gradients; the losses of three steps, which gradients and optimiser lead to."""
+    pytest.importorskip("torch")
+    case = Case(what, 40, bptt, N=6, H=8, L=25)  # at 10 in windows
+    with program("ours", case)(case, 2) as (ours, _), program("pytorch", case)(case, 1) as (theirs, _):
+        for _ in range(3):
+            (_, mine), (_, its) = ours(), theirs()
+            assert len(mine) == len(its) == (3 if what == "lstm" else 1 if what == "none" else 2)
+            for a, b in zip(mine, its):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_all_cases_are_there():
+    found = [(case.what, case.T, case.bptt, case.N, case.L) for case in bench.cases(bench.LENGTHS)]
+    for N, L in (128, 600), (128, 100), (32, 100):
+        assert {("r", 784, 300, N, L), ("p", 784, 300, N, L)} < {*found}
+        assert {(what, 784, bptt, N, 300) for what in ("lstm", "none") for bptt in (300, "full")} < {*found}
+    assert {(aux, T, 300) for aux in ("none", "r", "p") for T in (1024, 4096, 16384)} < {case[:3] for case in found}
     assert [c.T for c in bench.cases(bench.LENGTHS) if (c.what, c.N, c.D) == ("r", 16, 3)] == [1024, 16384]  # dogs
-    assert found >= {(what, 784, "full") for what in ("lstm", "none", "r", "p")} | {("lstm", 784, 300)}
+    assert {case.L for case in bench.cases([400])} == {100, 300, 399}  # what fits
+    assert max(case.T for case in bench.cases(bench.LENGTHS) if case.bptt == "full") == 4096
+
+
+def test_a_user_may_choose_some_cases(invoke, monkeypatch):
+    cases = bench.cases([784])
+    assert bench.chosen(cases) == cases
+    some = bench.chosen(cases, ("r", "none"), (32,))
+    assert [(case.what, case.bptt, case.N) for case in some] == [
+        ("none", 300, 32),
+        ("none", "full", 32),
+        ("r", 300, 32),
+    ]
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
+    ended = invoke("bench", "--case", "r", "--batch-size", 33)
+    assert (
+        ended.status == 1
+        and ended.stderr == "Error: bench: no case with this --batch-size; there are 16, 32, 128\n"
+    )
 
 
 def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
@@ -90,29 +145,45 @@ def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
     arguments = "bench", "--rounds", 1, "--threads", 1, "--steps", 302, "--steps", 400
     text = invoke(*arguments)
     assert text.status == 0 and "PyTorch is not installed" in text.stdout
-    assert [line[:40].split() for line in text.stdout.splitlines()[3:]] == [
-        ["training", "step,", "none", "302", "10"],
-        ["training", "step,", "none", "400", "10"],
+    assert [line[:40].split() for line in text.stdout.splitlines()[4:]] == [
+        ["step,", "none", "302", "10", "6"],
+        ["step,", "none", "400", "10", "6"],
     ]
     report = json.loads(invoke(*arguments, "--json").stdout)
     assert [row["T"] for row in report["rows"]] == [302, 400] and report["machine"]["threads"] == 1
 
 
 def test_a_row_of_the_table():
-    row = {"what": "r", "T": 784, "bptt": 300, "own": 0.0, "fold": True, "D": 1, "of_sgemm": 0.807, "speedup": 1.77}
+    row = {
+        "what": "r",
+        "T": 784,
+        "bptt": 300,
+        "own": 0.0,
+        "fold": True,
+        "N": 128,
+        "L": 600,
+        "D": 1,
+        "of_sgemm": 0.807,
+    }
     row |= {"sequences_per_second": 184.2, "ours_gflops": 146, "ours_s": 0.695, "ours_mb": 674}
-    row |= {"pytorch_s": 1.291, "pytorch_mb": 849}
+    row |= {"tuned_s": 1.091, "tuned_mb": 1849, "speedup_tuned": 1.57}
+    row |= {"pytorch_s": 1.291, "pytorch_mb": 849, "speedup_pytorch": 1.85}
     heads = list(bench.head({"cpu": "a", "pytorch": "2"}))
-    assert heads[0] == "cpu a, pytorch 2" and len(heads) == 2
-    assert bench.line(row).split() == "training step, r, folded 784 300 184 146 81 % 695 674 1291 849 1.77".split()
-    assert len(bench.line(row)) == len(heads[1]) <= 100
-    assert bench.line({**row, "fold": False, "N": 16, "D": 3}).startswith("training step, r, 16 x 3 ")
+    assert heads[0] == "cpu a, pytorch 2" and len(heads) == 3
+    assert "Other programs" in list(bench.head({"pytorch": "2", "load": 1.1}))[1]
+    assert len(list(bench.head({"pytorch": "2", "load": 0.9}))) == 3
+    assert heads[1].index("ours") < heads[1].index("PyTorch tuned") < heads[1].index("PyTorch as it comes")
+    expected = "step, r, folded 784 300 128 600 184 81 % 695 674 1091 1849 1.57 1291 849 1.85"
+    assert bench.line(row).split() == expected.split()
+    assert len(bench.line(row)) == len(heads[1]) == len(heads[2]) <= 116
+    assert bench.line({**row, "fold": False, "D": 3}).startswith("step, r, 3 channels   ")
 
 
 def test_nothing_is_folded_where_there_is_no_pytorch(monkeypatch):
     monkeypatch.setattr(bench, "has_pytorch", lambda: False)
     monkeypatch.setattr(bench, "measure", lambda case, *_: case)
-    assert not any(case.fold for case in bench.bench(1)) and len(list(bench.bench(1))) > 20
+    found = list(bench.bench(1, bench.cases(bench.LENGTHS)))
+    assert not any(case.fold for case in found) and len(found) > 20
 
 
 def test_a_killed_program_is_an_error_of_one_line():

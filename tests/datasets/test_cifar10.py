@@ -146,7 +146,7 @@ def test_it_trains(aux, unpacked, invoke, tmp_path):
 
 def test_check_counts(unpacked):
     found = datasets.check("cifar10", unpacked)
-    assert found == f"cifar10: {5 * N} training and {N} test sequences, 10 classes, 1,024 steps of 3 each"
+    assert found == f"cifar10: {5 * N} training and {N} test sequences, 10 classes, 1,024 steps of 3 bytes each"
 
 
 @pytest.mark.parametrize("aux", ["none", "r", "p", "rp"])

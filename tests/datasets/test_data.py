@@ -1,6 +1,8 @@
 """MNIST as it travels with the project."""
 
 import gzip
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -48,12 +50,35 @@ def test_other_sizes_are_refused():
         datasets.load("mnist", size=15)
 
 
-def test_files_may_be_unzipped_and_elsewhere(tmp_path, tasks):
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize("form", ["{}-idx{}-ubyte", "{}.idx{}-ubyte"])
+def test_files_may_be_unzipped_and_elsewhere_and_as_unpackers_name_them(form, end, tmp_path, tasks):
     for name in mnist.SHA256:
-        data = gzip.decompress((mnist.HERE / f"{name}.gz").read_bytes())
-        (tmp_path / name).write_bytes(data)
+        data = (mnist.HERE / f"{name}.gz").read_bytes()
+        path = tmp_path / (form.format(*re.fullmatch("(.*)-idx(.)-ubyte", name).groups()) + end)
+        path.write_bytes(data if end else gzip.decompress(data))
     elsewhere = datasets.load("mnist", data_dir=tmp_path)
     assert (elsewhere.x_test == tasks["mnist", 28].x_test).all()
+    assert datasets.describe("mnist", tmp_path).startswith("4 files, ")
+
+
+def test_a_folder_of_a_files_name_is_no_file(tmp_path):
+    """One packed set unpacks to folders of these names, and has the files beside them."""
+    name = "t10k-labels-idx1-ubyte"
+    (tmp_path / name).mkdir()
+    (tmp_path / "t10k-labels.idx1-ubyte.gz").write_bytes((mnist.HERE / f"{name}.gz").read_bytes())
+    assert len(mnist.read_idx(tmp_path, name)) == 10000
+
+
+def test_a_file_that_may_not_be_read_is_told_as_that(tmp_path, monkeypatch):
+    """Restoring it would not help."""
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refused)
+    with pytest.raises(PermissionError):
+        mnist.read_idx(tmp_path, "t10k-labels-idx1-ubyte")
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "flipped byte", "other file", "not gzip"])
@@ -72,6 +97,6 @@ def test_a_file_that_is_not_the_original_is_named(tmp_path, harm):
         data = b"hello"
     if harm != "missing":
         (tmp_path / f"{name}.gz").write_bytes(data)
-    with pytest.raises(DataError, match=rf"{name}.*(is missing|cannot be read|SHA-256)") as error:
+    with pytest.raises(DataError, match=rf"{name}.*(is missing|cannot be read|SHA-256.*npz)") as error:
         mnist.read_idx(tmp_path, name)
     assert "\n" not in str(error.value)

@@ -115,7 +115,7 @@ def test_a_max_length_that_leaves_no_sequence_is_refused(folder):
         ('1,""," ab "', "fewer than 3 bytes"),
         ('1,"title"x,text', "expected after"),
         ('1,title,"no end', "a quote is not closed, the file is probably cut off"),
-        (b"1,title,caf\xe9 au lait", "not UTF-8"),
+        (b"1,title,caf\xe9 au lait", "not UTF-8: save the file as UTF-8, or "),
         (b"1,title,caf\xc3", "not UTF-8"),
     ],
 )
@@ -128,8 +128,29 @@ def test_a_wrong_row_is_named_with_its_line(row, says, ending, folder):
     write(folder, TRAIN.encode() + row + more)
     with pytest.raises(DataError) as error:
         load(folder)
-    start, end = re.escape(f"{folder / 'train.csv'}, line 5: "), ": mend or delete that line, or restore the file"
+    start, end = re.escape(f"{folder / 'train.csv'}, line 5: "), "mend or delete that line, or restore the file"
     assert re.fullmatch(f"{start}.*{re.escape(says)}.*{end}", str(error.value))
+
+
+def test_a_text_may_be_of_any_length(folder):
+    """Python's reader refuses fields beyond 131,072 characters."""
+    write(folder, f'1,"","{"0123456789" * 20_000}"\n{TRAIN}')
+    assert texts(load(folder).x_train) == [("0123456789" * 60)[:512], *TEXTS]
+    assert len(written(load(folder, 10**6).x_train)[0]) == 200_000
+    cut = f'1,"","{"0123456789" * 20_000}\n{TRAIN}'
+    write(folder, cut[: cut.rindex('"')])
+    with pytest.raises(DataError, match="train.csv, line 1: "):
+        load(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_named(encoding, folder):
+    for name, text in ("train.csv", TRAIN), ("test.csv", TEST):
+        write(folder, TRAIN)
+        (folder / name).write_bytes(text.encode(encoding))
+        with pytest.raises(DataError) as error:
+            load(folder)
+        assert str(error.value) == f"{folder / name} is in UTF-16 or UTF-32: save it as UTF-8"
 
 
 def test_a_header_is_told(folder):

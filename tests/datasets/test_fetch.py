@@ -306,7 +306,7 @@ def test_missing_data_ends_with_the_command_that_gets_it(name, command, invoke, 
 def test_check_counts_or_names_the_fault(invoke, tmp_path):
     ended = invoke("data", "check", "mnist")
     assert ended.status == 0
-    counts = "60,000 training and 10,000 test sequences, 10 classes, 784 steps of 1 each"
+    counts = "60,000 training and 10,000 test sequences, 10 classes, 784 steps of 1 byte each"
     assert ended.stdout == f"mnist: {counts}\n"
     ended = invoke("data", "check", "mnist", "--data-dir", tmp_path)
     assert ended.status == 1 and re.fullmatch("Error: .*ubyte.gz is missing.*\n", ended.stderr)
@@ -380,6 +380,16 @@ def test_a_damaged_archive_is_named(tmp_path):
         path.write_bytes(data)
         with pytest.raises(DataError, match=r"a.tgz cannot be read \(.*\): delete it and fetch it again"):
             list(members(path, ["top/a"]))
+
+
+def test_a_disk_that_fails_is_no_damaged_archive(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    path = archive(tmp_path / "a.tar", "top/a")
+    monkeypatch.setattr(tarfile.ExFileObject, "read", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        list(members(path, ["top/a"]))
 
 
 def test_what_an_archive_lacks_is_named(tmp_path):

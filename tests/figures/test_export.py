@@ -1,18 +1,20 @@
 """`export`: PyTorch, given the file alone, gets our logits and our auxiliary outputs."""
 
 import json
+import textwrap
 import types
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from minaux.auxiliary import predict, reconstruct
+from minaux.figures import export
 from minaux.figures.export import names
 from minaux.model import main_forward
 from minaux.ops import mlp_forward
-from tests.conftest import SMALL, arrays
+from tests.conftest import ROOT, SMALL, arrays
 from tests.strategies import random_batch, random_model
 
 T, L, H, N = 9, 4, 5, 3
@@ -83,6 +85,32 @@ def test_the_command_writes_the_best_weights(invoke, tmp_path):
     with safe_open(out, "np") as file:
         about = types.SimpleNamespace(**json.loads(file.metadata()["minaux"]))
     assert (about.task, about.aux, about.hidden) == ("mnist", "r", 3)
+
+
+def documented_lines():
+    """The lines of docs/tasks.md that load the file, which export.py has as well."""
+    blocks = [part.split("```")[0] for part in (ROOT / "docs" / "tasks.md").read_text().split("```python\n")[1:]]
+    [code] = [block for block in blocks if "load_file" in block]
+    assert textwrap.indent(code, "    ") in export.__doc__
+    return code
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_the_documented_lines_classify_in_pytorch(tmp_path, monkeypatch, tokens):
+    torch = pytest.importorskip("torch")
+    r, code = np.random.default_rng(0), documented_lines()
+    D = 6 if tokens else 2
+    params = {name: w.astype("float32") for name, w in random_model(r, "rp", D, H, tokens).items()}
+    x, _ = random_batch(r, T, D, N, tokens)
+    x = x if tokens else x.astype("float32")
+    monkeypatch.chdir(tmp_path)
+    save_file(names(params), "weights.safetensors")
+    if tokens:  # as the text below them says
+        code = code.replace("(H, D)", "(V, H)").replace("nn.Linear(D, H)", "nn.Embedding(V, H)")
+    found = {"x": torch.tensor(x if tokens else np.ascontiguousarray(x.swapaxes(1, 2)))}
+    exec(code, found)
+    mine, _ = mlp_forward(main_forward(params, x, [(0, T)]).last, params, "classifier")
+    np.testing.assert_allclose(found["logits"].detach().numpy(), mine.T, rtol=1e-4, atol=1e-6)
 
 
 def test_no_run_no_file(invoke, tmp_path):

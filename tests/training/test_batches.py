@@ -41,6 +41,8 @@ def test_numbers_are_taken_as_they_are():
     numbers = batches.scaled(x, "float32")
     assert numbers.dtype == np.float32 and numbers.max() == 23 / np.float32(255) and x.max() == 23
     assert (batches.scaled(x.astype("float64"), "float32") == x).all()
+    seconds = 1.7e9 + np.arange(24.0).reshape(4, 3, 2)  # float32 would have one number for all
+    assert (batches.scaled(seconds, "float64") == seconds).all()
 
 
 def test_a_batch_holds_sequences_of_like_length_and_an_epoch_all_of_them(monkeypatch):
@@ -129,9 +131,10 @@ def test_texts_are_learned_and_their_auxiliary_losses_fall(tmp_path):
     assert report["p_loss"] < report["p_constant"] and report["r_constant"] > 0
 
 
-def test_an_evaluation_of_texts_does_not_depend_on_the_batches(tmp_path):
+def test_an_evaluation_of_texts_does_not_depend_on_the_blocks(tmp_path, monkeypatch):
     x, found = texts(20, 30), []
-    for size in 3, 20:
+    for size, block in (3, 20), (20, 3):
+        monkeypatch.setattr("minaux.training.evaluation.BLOCK", block)
         run = token_run(tmp_path / str(size), x, aux="none", batch_size=size)
         state = new_state(run)
         with run.open_shards() as shards:
@@ -140,10 +143,10 @@ def test_an_evaluation_of_texts_does_not_depend_on_the_batches(tmp_path):
 
 
 def test_floats_are_taken_as_they_are(tmp_path):
-    x = np.random.default_rng(0).standard_normal((6, 5, 2)).astype("float32")
+    x, y = np.random.default_rng(0).standard_normal((6, 5, 2)).astype("float32"), np.arange(6) % 2
     run = set_up(
         config.build({"task": "npz", "epochs": 1, "bptt": 5, "valid": 0, "quiet": True}, 1),
-        Task(x, np.zeros(6, int), x, np.zeros(6, int), classes=2),
+        Task(x, y, x, y, classes=2),
         tmp_path / "run",
     )
     np.testing.assert_allclose(run.mean, x.mean(0), rtol=1e-5)

@@ -33,9 +33,9 @@ KILLS = {
     "in an epoch": "at_call(8, loop, 'train_step', kill)",
     "in an epoch, after a timed checkpoint": SAVE_EVERY_STEP + "at_call(8, loop, 'train_step', kill)",
     "in an epoch, in a timed checkpoint": SAVE_EVERY_STEP + "in_write(9, 'checkpoint.npz')",
-    "in validation": "at_call(2, evaluation, 'validate', lambda: at_call(2, shards.Shards, 'each', kill))",
+    "in validation": "at_call(2, evaluation, 'validate', lambda: at_call(2, shards.Shards, 'run', kill))",
     "after validation": "at_call(2, evaluation, 'validate', kill, after=True)",
-    "in the test": "at_call(1, evaluation, 'test', lambda: at_call(2, shards.Shards, 'each', kill))",
+    "in the test": "at_call(1, evaluation, 'test', lambda: at_call(2, shards.Shards, 'run', kill))",
     "after the test": "at_call(1, evaluation, 'test', kill, after=True)",
     "result.json, half written": "in_write(1, 'result.json')",
 }

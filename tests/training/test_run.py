@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_as_many_data_as_it_began_with(tmp_path):
     run = set_up(options(), toy(n=20), tmp_path)
     state = new_state(run)
     saved = run.directory.read_config()
-    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None}
+    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None, "fingerprint": None}
     for other, says in (
         (toy(n=21), "train 21, not 20, test 21, not 20;"),
         (toy()._replace(classes=4), "classes 4, not 3;"),
@@ -256,14 +256,15 @@ def test_array_module_and_cpu_backend():
 
 
 def test_the_swap_gap_is_a_mean_over_the_sequences_that_have_a_neighbour(tmp_path, monkeypatch):
-    """Three sequences in batches of two: the last one is alone, and has no gap."""
-    run = set_up(options(aux="r", pretrain_epochs=1, batch_size=2), toy(n=30), tmp_path)
+    """Three sequences in blocks of two: the last one is alone, and has no gap."""
+    run = set_up(options(aux="r", pretrain_epochs=1), toy(n=30), tmp_path)
 
     def sums(params, x, y, draws, mean, logits):
         gap = {"r_swap_gap": 0.5, "r_pairs": 2} if len(y) == 2 else {}
         return {"correct": 1, "loss_supervised": 3.0, "r_loss": len(y) * 0.1, **gap}
 
     monkeypatch.setattr("minaux.training.evaluation.evaluate", sums)
+    monkeypatch.setattr("minaux.training.evaluation.BLOCK", 2)
     with run.open_shards() as shards:
         report = evaluate_rows(run, shards, {"w": np.zeros(1)}, run.task.x_test, run.task.y_test, np.arange(3))
     assert report == pytest.approx({"accuracy": 2 / 3, "loss_supervised": 2.0, "r_loss": 0.1, "r_swap_gap": 0.25})
@@ -317,19 +318,45 @@ def test_initial_weights_do_not_depend_on_the_number_of_blas_threads(tmp_path, m
 
 def test_evaluation_has_anchors_of_its_own_the_same_every_time(tmp_path, monkeypatch):
     run, seen = set_up(options(aux="r", pretrain_epochs=1, batch_size=4), toy(T=40), tmp_path / "run"), []
-    state, each = new_state(run), Shards.each
+    state, each = new_state(run), Shards.run
 
-    def spy(shards, function, params, x, y, draws, lengths, **options):
-        seen.append(draws.r_anchors)
-        return each(shards, function, params, x, y, draws, lengths, **options)
+    def spy(shards, function, params, parts, *rest, **options):
+        seen.extend(draws.r_anchors for _, _, draws, _ in parts)
+        return each(shards, function, params, parts, *rest, **options)
 
-    monkeypatch.setattr(Shards, "each", spy)
+    monkeypatch.setattr(Shards, "run", spy)
+    monkeypatch.setattr("minaux.training.evaluation.BLOCK", 4)
     with run.open_shards() as shards:
         for step in range(5):
             loss_and_grads(run, shards, state.params, step)
         for _ in range(2):
             evaluate_rows(run, shards, state.params, *run.sequences("test"))
-    assert seen[5:10] == seen[10:15] != seen[:5]
+    assert seen[5:10] == seen[10:15] != seen[:5] and len(set(seen[5:10])) > 1
+
+
+def test_an_evaluation_has_the_same_bits_whatever_the_batches_and_threads(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("minaux.training.evaluation.BLOCK", 4)
+    for n, (size, threads) in enumerate([(2, 1), (5, 3), (20, 2)]):
+        cfg = options(aux="rp", pretrain_epochs=1, batch_size=size, threads=threads)
+        run = set_up(cfg, toy(n=30), tmp_path / str(n))
+        state = new_state(run)
+        with run.open_shards() as shards:
+            found.append(evaluate_rows(run, shards, state.params, *run.sequences("test")))
+    assert found[0] == found[1] == found[2] and found[0]["r_swap_gap"] != 0
+
+
+@pytest.mark.parametrize("model", ["lstm", "irnn", "transformer"])
+def test_shards_add_up_to_the_batch_of_every_model(tmp_path, model):
+    found = []
+    for threads in 1, 3:
+        kind = {"model": model, "bptt": "full"} if model != "lstm" else {"aux": "rp", "pretrain_epochs": 0}
+        run = set_up(options(**kind, dtype="float64", threads=threads), toy(), tmp_path / str(threads))
+        state = new_state(run)
+        with run.open_shards() as shards:
+            found.append(loss_and_grads(run, shards, state.params, 0)[1])
+    for name, grad in found[0].items():
+        np.testing.assert_allclose(found[1][name], grad, rtol=1e-9, atol=1e-12)
 
 
 def test_speed_counts_the_sequences_of_a_partial_batch(tmp_path, monkeypatch):

@@ -1,0 +1,119 @@
+"""Pictures of what the auxiliary heads answer, beside the truth and a rival that does not know the sequence."""
+
+import math
+
+import numpy as np
+
+from ..training import evaluation
+from .names import short_names, write_name
+from .plots import COLORS, LINES
+
+SAME_ORDER = "The segment in full contrast, the rest of the picture faded."
+IN_TIME = "Each square is the segment alone, its steps in the order of time, line by line; blue is beyond its end."
+NUMBERS = "A line for each channel, against the step."
+
+
+def reconstruction(run, n=6):
+    """What the run's auxiliary heads answer on the first n test sequences: a figure, or for tokens a text. r's
+    decoder reads its own outputs but at its first step. Raises UserError if there is no auxiliary loss."""
+    x, answers, step = evaluation.answers(run, n)  # [n, T, D], of tokens [n, T]
+    [name] = short_names([run.directory.path]).values()
+    name = f"{name}: weights of step {step} on {run.cfg.task}'s first {len(x)} test sequences"
+    if run.task.tokens:
+        return texts(name, x, answers, run.task.tokens)
+    return figure_of(name, x, answers[:4], run.task.order)
+
+
+def figure_of(name, x, answers, order):
+    """A line of axes for the truth, one for the answer, one for the rival, below each other for each answer.
+    `order [T]` says which pixel of its picture each step is, None if there are no pictures."""
+    from matplotlib.figure import Figure
+
+    in_order = order is not None and (order == np.arange(len(order))).all()
+    width, height = 1.4 * len(x) + 1, (1.42 if order is not None else 1.2) * 3 * len(answers)
+    figure = Figure(figsize=(width, height + 0.6 * len(answers) + 0.6), layout="constrained")
+    title = figure.suptitle("", fontsize="medium")
+    write_name(title, name)
+    for part, answer in zip(np.atleast_1d(figure.subfigures(len(answers))), answers):
+        part.suptitle(heading(answer), fontsize="small")
+        grid = part.subplots(3, len(x), squeeze=False, sharex=True, sharey=True)
+        for line, (words, y) in zip(grid, shown(x, answer)):
+            line[0].set_ylabel(words, fontsize="small")
+            for axes, whole, values in zip(line, x, y):
+                if order is None:
+                    draw_numbers(axes, values, answer.first)
+                else:
+                    pixels = picture(whole, values, answer.first, order) if in_order else in_time(values)
+                    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+                    axes.set(xticks=[], yticks=[], facecolor="#bcd5ea")
+    figure.supxlabel(NUMBERS if order is None else SAME_ORDER if in_order else IN_TIME, fontsize="small")
+    return figure
+
+
+def heading(answer):
+    """What is answered, from what."""
+    first, last = answer.first, answer.first + answer.y.shape[1] - 1
+    if answer.kind == "r":
+        return f"r, anchor {answer.anchor}: steps {first} to {last}, from the state after step {answer.anchor}"
+    return f"p, anchor {answer.anchor}: steps {first} to {last}, each from the state before it"
+
+
+def shown(x, answer):
+    """[(words, `[n, ., D]` or `[n, .]`)] of the truth, the answer and its rival."""
+    verb = {"r": "reconstructed", "p": "predicted"}[answer.kind]
+    return [
+        ("true", x[:, answer.first : answer.first + answer.y.shape[1]]),
+        (f"{verb}\nloss {answer.loss:.4f}", answer.y),
+        (f"{answer.rival}\nloss {answer.rival_loss:.4f}", answer.rival_y),
+    ]
+
+
+def draw_numbers(axes, values, first):
+    for n, channel in enumerate(values.T):
+        look = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1}
+        axes.plot(range(first, first + len(channel)), channel, **look)
+    axes.tick_params(labelsize="x-small")
+
+
+def picture(x, values, first, order):
+    """The sequence x `[T, D]` as a square picture, `[s, s]` or `[s, s, D]`, with the `values` from step `first` on,
+    and faded outside of them."""
+    pixels = 0.35 + 0.2 * x
+    pixels[first : first + len(values)] = values.clip(0, 1)
+    out = np.empty_like(pixels)
+    out[order] = pixels
+    return squared(out)
+
+
+def in_time(values):
+    """The values `[., D]` line by line in a square that has room for them, with holes in the end."""
+    side = math.ceil(math.sqrt(len(values)))
+    out = np.full((side * side, values.shape[1]), np.nan)
+    out[: len(values)] = values.clip(0, 1)
+    return squared(out)
+
+
+def squared(pixels):
+    side = math.isqrt(len(pixels))
+    return pixels.reshape(side, side, *pixels.shape[1:] if pixels.shape[1] > 1 else ())
+
+
+def texts(name, x, answers, vocabulary):
+    """True segments, answers and rivals below each other, as lines of text; tokens that are no bytes as numbers."""
+    lines = [name, ""]
+    for answer in answers:
+        words, ys = zip(*shown(x, answer))
+        losses = ", ".join(word.replace("\n", ": ") for word in words[1:])
+        lines += [heading(answer), losses, ""]
+        width = max(len(answer.rival), 13)
+        for one in zip(*ys):
+            lines += [f"{word.split(chr(10))[0]:>{width}}  {signs(y, vocabulary)}" for word, y in zip(words, one)]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def signs(tokens, vocabulary):
+    """A sign for each byte, or numbers of one width, so that the lines can be compared."""
+    if vocabulary == 256:
+        return "".join(chr(token) if 32 <= token < 127 else "." for token in tokens)
+    return " ".join(f"{token:{len(str(vocabulary - 1))}}" for token in tokens)

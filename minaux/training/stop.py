@@ -1,0 +1,52 @@
+"""Signals that ask a run to stop: it finishes the batch, saves, and says how to go on."""
+
+import contextlib
+import signal
+import sys
+import threading
+
+from tqdm import tqdm
+
+# From a terminal; by `kill`, a scheduler or a shutdown; by a terminal that closes; ahead of a time limit.
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+
+
+class Stopped(Exception):
+    """A signal, noticed between two batches; everything is saved."""
+
+    def __init__(self, number):
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number  # of a process that ends by it
+
+
+class Stop(threading.Event):
+    """Set when a signal came, `number`."""
+
+    number = None
+
+    def check(self):
+        """Raise Stopped if one came."""
+        if self.is_set():
+            raise Stopped(self.number)
+
+
+@contextlib.contextmanager
+def listening():
+    """Within: a Stop that the first of `SIGNALS` sets, to stop after this batch; the same again stops at once."""
+    stop, before = Stop(), {}
+
+    def ask(number, _):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        stop.number = number
+        stop.set()
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else f" ({signal.Signals(number).name})"
+        tqdm.write(f"stopping after this batch{again}", file=sys.stderr)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            before[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

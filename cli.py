@@ -131,11 +131,12 @@ def cli():
 
 
 # What a line of `train`'s options has no room for.
-BPTT = "300; 75 with --size 14; full for the Transformer"
+BPTT = "300; 75 with --size 14; full for the baselines"
 AUX_BPTT = "as --bptt, or its default where that is 0"
-OTHERWISE = "with --preset paper, --model irnn or transformer"
+PAPER = "with --preset paper"  # of the LSTM; the baselines have theirs with either
+LR = f"0.003; 0.001 {PAPER} or --model urnn; irnn 0.0003, transformer 0.0005"
 FORGET_BIAS = "Initial bias of the forget gates; chrono and loguniform spread what the units remember."
-HIDDEN = "LSTM units; the classifier's and heads' hidden layers are twice as wide, a Transformer 3/4 as wide."
+HIDDEN = "LSTM units; hidden layers of classifier and heads are twice as wide, a uRNN 4 times, a Transformer 3/4."
 SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128."
 
 
@@ -154,12 +155,12 @@ SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; do
 @setting("forget_bias", FORGET_BIAS, "loguniform; 1 with --preset paper")
 @setting("pretrain_epochs", "Epochs on the auxiliary loss alone.", "by preset; 0 with --aux none")
 @setting("epochs", "Epochs on both losses.", "by preset")
-@setting("batch_size", "Sequences a batch.", f"32; 128 {OTHERWISE}")
+@setting("batch_size", "Sequences a batch.", f"32; transformer 16; 128 {PAPER}")
 @setting("hidden", HIDDEN)
-@setting("lr", "Learning rate of RMSProp.", f"0.003; 0.001 {OTHERWISE}")
-@setting("lr_schedule", "Over all steps of the run, cosine to 0.", f"cosine; constant {OTHERWISE}")
+@setting("lr", "Learning rate of RMSProp.", LR)
+@setting("lr_schedule", "Over all steps of the run, cosine to 0.", f"cosine; constant {PAPER}")
 @setting("clip", "Largest global norm of the gradient; 0 leaves it as it is.")
-@setting("dropconnect", "Probability to drop a weight of the classifier's hidden layers.", f"0; 0.5 {OTHERWISE}")
+@setting("dropconnect", "Probability to drop a weight of the classifier's hidden layers.", f"0; 0.5 {PAPER}")
 @setting("seed", "Of everything random but the validation split.")
 @setting("device", "Where to compute; auto takes a GPU if CuPy finds one.")
 @setting("dtype", "Floating point numbers.")

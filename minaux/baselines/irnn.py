@@ -23,14 +23,14 @@ def parameter_shapes(sizes, aux="none"):
 
 
 def init_params(sizes, aux="none", T=None, seed=0, forget_bias=None, dtype="float32"):
-    """As `initial.init_params`: Wh the identity, Wx N(0, 0.001²). T and `forget_bias` are not used."""
+    """As `initial.init_params`: Wh the identity, Wx N(0, 0.3²). T and `forget_bias` are not used."""
     params = {}
     for name, shape in parameter_shapes(sizes, aux).items():
         r = stream(seed, name)
         if name == "main.Wh":
             w = np.eye(sizes.H)
         elif name == "main.Wx":
-            w = 0.001 * r.standard_normal(shape)
+            w = 0.3 * r.standard_normal(shape)  # Le et al. have 0.001, with which it learns far later
         else:
             w = linear(r, name.split(".")[-1], shape)
         params[name] = w.astype(dtype)

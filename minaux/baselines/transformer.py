@@ -41,7 +41,7 @@ from ..ops import (
 
 LAYERS, HEADS = 2, 4
 EPSILON = 1e-5  # of the norms
-CPU_BLOCK, GPU_BLOCK = 2**18, 2**26  # numbers of p at a time: they stay in a core's cache; they fill a GPU
+CPU_BLOCK, GPU_BLOCK = 2**17, 2**26  # numbers of p at a time: they stay in a core's cache; they fill a GPU
 
 
 def encoder_widths(H):
@@ -139,22 +139,43 @@ def blocks(q):
 def attention_forward(q, k, v, hide):
     """softmax(q k' / √d) v `[N, heads, T, d]` and the log-sums `[N, heads, T, 1]` of the softmax, from q, k, v
     `[N, heads, T, d]`; `hide [N, 1, 1, T]` (or None) is -∞ at keys that are padding, else 0."""
-    xp, scale = array_module(q), 1 / math.sqrt(q.shape[-1])
+    xp, q = array_module(q), q * (1 / math.sqrt(q.shape[-1]))
     out, logsum = xp.empty_like(q), xp.empty((*q.shape[:3], 1), q.dtype)
+    keys, values = columns(k), columns(v, 1)
+    no_overflow = not on_gpu(q) and longest(q) * longest(k) < 60  # |q k'| ≤ |q| |k|; a GPU need not wait for it
     for n, t in blocks(q):
-        p = scores(q[n, :, t] * scale, k[n], None if hide is None else hide[n])
-        top = p.max(-1, keepdims=True)  # taken off, so that exp cannot overflow
-        p -= top
+        p = scores(q[n, :, t], keys[n], None if hide is None else hide[n])
+        top = 0 if no_overflow else p.max(-1, keepdims=True)
+        if not no_overflow:
+            p -= top  # so that exp cannot overflow
         xp.exp(p, out=p)
-        total = p.sum(-1, keepdims=True)
-        out[n, :, t] = p @ v[n] / total
+        sums = p @ values[n].swapaxes(2, 3)  # of p v and, in the last column, of p
+        total = sums[..., -1:]
+        out[n, :, t] = sums[..., :-1] / total
         logsum[n, :, t] = top + xp.log(total)
     return out, logsum
 
 
-def scores(q, k, hide):
-    """q k' `[n, heads, t, T]`, -∞ where keys are hidden."""
-    s = q @ k.swapaxes(2, 3)
+def columns(a, *row):
+    """a `[N, heads, T, d]` as `[N, heads, d, T]`, which products with p are quickest with; under it perhaps a row
+    more, a number or `[N, heads, 1, T]`: the product then sums p, or adds a number to each of its rows, and saves a
+    pass over p."""
+    N, heads, T, d = a.shape
+    wide = array_module(a).empty((N, heads, d + len(row), T), a.dtype)
+    wide[:, :, :d] = a.swapaxes(2, 3)
+    if row:
+        wide[:, :, d:] = row[0]
+    return wide
+
+
+def longest(a):
+    """The length of the longest row."""
+    return math.sqrt((a * a).sum(-1).max())
+
+
+def scores(q, keys, hide):
+    """q k' `[n, heads, t, T]` of q `[n, heads, t, d]` and keys `[n, heads, d, T]`, -∞ where keys are hidden."""
+    s = q @ keys
     if hide is not None:
         s += hide
     return s
@@ -162,21 +183,21 @@ def scores(q, k, hide):
 
 def attention_backward(dout, q, k, v, hide, out, logsum):
     """dq, dk, dv `[N, heads, T, d]` from dout, with what `attention_forward` gave."""
-    xp, scale = array_module(q), 1 / math.sqrt(q.shape[-1])
-    dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+    xp, d, scale = array_module(q), q.shape[-1], 1 / math.sqrt(q.shape[-1])
     mean = (dout * out).sum(-1, keepdims=True)  # Σ p dp over a query's keys, for out = p v
+    queries, douts = columns(q * scale, -logsum.swapaxes(2, 3)), columns(dout, -mean.swapaxes(2, 3))
+    keys, values = columns(k, 1), columns(v, 1)
+    dq, dk, dv = xp.empty_like(q), xp.zeros_like(keys[:, :, :d]), xp.zeros_like(values[:, :, :d])
     for n, t in blocks(q):
-        q_t, dout_t = q[n, :, t] * scale, dout[n, :, t]
-        p = scores(q_t, k[n], None if hide is None else hide[n])
-        p -= logsum[n, :, t]
-        xp.exp(p, out=p)  # p = softmax(...)
-        dv[n] += p.swapaxes(2, 3) @ dout_t  # out = p v
-        ds = dout_t @ v[n].swapaxes(2, 3)
-        ds -= mean[n, :, t]
+        q_t, dout_t = queries[n, ..., t], douts[n, ..., t]  # [n, heads, d+1, t]
+        p = scores(q_t.swapaxes(2, 3), keys[n], None if hide is None else hide[n])
+        xp.exp(p, out=p)  # p = exp(s - logsum)
+        dv[n] += dout_t[:, :, :d] @ p  # out = p v
+        ds = dout_t.swapaxes(2, 3) @ values[n]  # dp - mean
         ds *= p  # p = exp(s) / Σ exp(s)
-        dq[n, :, t] = ds @ k[n] * scale  # s = (q / √d) k'
-        dk[n] += ds.swapaxes(2, 3) @ q_t
-    return dq, dk, dv
+        dq[n, :, t] = ds @ keys[n, :, :d].swapaxes(2, 3) * scale  # s = (q / √d) k'
+        dk[n] += q_t[:, :, :d] @ ds
+    return dq, dk.swapaxes(2, 3), dv.swapaxes(2, 3)
 
 
 def split(y):
@@ -308,7 +329,7 @@ def needed_bytes(T, N, sizes, dtype="float32", shards=1, gpu=False):
     E, F = encoder_widths(sizes.H)
     layer = (2 * (E + 1), 4 * E, HEADS, F)  # norm1, norm2; q, k, v, heads; logsum; hidden
     end = E + 1  # the last norm
-    flight = 8 * E  # in the last layer's attention: dh, dheads, dq, dk, dv, y and a product
+    flight = 10 * E  # in the last layer's attention: dh, dheads, four arrays of columns, dq, dk, dv and a product
     numbers = T * N * (LAYERS * sum(layer) + end + flight)
     block = max(GPU_BLOCK if gpu else CPU_BLOCK, HEADS * T)
     item = np.dtype(dtype).itemsize

@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import platform
@@ -48,7 +49,7 @@ SGEMM = 1024  # rows and columns of the matrices that give the rate of sgemm
 class Case:
     """Something to time."""
 
-    what: str  # "lstm": a layer alone, forward and backward; whole training steps: "none", "r", "p", "transformer"
+    what: str  # "lstm": a layer alone, forward and backward; whole training steps: "none", "r", "p" or a baseline
     T: int
     bptt: int | str  # 300, or "full"
     own: float = 0.0  # probability that r's decoder is fed its own output
@@ -104,7 +105,11 @@ def costs(lengths=(256, 1024, 4096, 16384)):
             ("LSTM, truncated 300", Case("none", T, 300, N=16)),
             ("r-LSTM, truncated 300", Case("r", T, 300, N=16)),
         ]
-        found += [("LSTM, full BPTT", Case("none", T, "full", N=16))]
+        found += [
+            ("LSTM, full BPTT", Case("none", T, "full", N=16)),
+            ("iRNN", Case("irnn", T, "full", N=16)),
+            ("uRNN", Case("urnn", T, "full", N=16)),
+        ]
         if T <= 4096:  # beyond, a step takes minutes
             found += [("Transformer", Case("transformer", T, "full", N=16))]
     return found
@@ -124,6 +129,11 @@ def operations(case, draws=None):
         E, F = encoder_widths(H)
         attention = 2 * 2 * case.T * E * N  # q k' and p v, of a query
         return 3 * case.T * (2 * E * D * N + LAYERS * (2 * (4 * E * E + 2 * E * F) * N + attention))
+    if case.what == "irnn":
+        return 3 * case.T * 2 * H * (H + D) * N
+    if case.what == "urnn":  # of its Fourier transforms: two forward; back four, of states and gradients
+        n = 4 * H
+        return 6 * case.T * 5 * n * math.log2(n) * N
     if draws is None:
         return layer(D, case.T, 1) + layer(D, case.K, 2)
     spans = [windows.supervised_span(case.T, case.K), *(windows.r_span(a, case.K) for a in draws.r_anchors)]
@@ -160,14 +170,12 @@ def new_run(case, threads, device="cpu", batches=2):
     """A Run of the case on random sequences, `batches` an epoch, its State, and draws(step)."""
     r, N, L = np.random.default_rng(0), case.N, case.L
     x, y = r.integers(0, 256, (batches * N, case.T, case.D), np.uint8), r.integers(0, CLASSES, batches * N)
-    models = {"model": "transformer", "aux": "none"} if case.what == "transformer" else {"aux": case.what}
+    models = {"aux": case.what} if case.what in config.CHOICES["aux"] else {"model": case.what, "aux": "none"}
     given = {"task": "mnist", **models, "bptt": case.bptt, "aux_length": L, "batch_size": N}
     given |= {"hidden": case.H, "feed_start": case.own, "feed_end": case.own, "pretrain_epochs": 0}
     given |= {"epochs": 10**6, "valid": 0, "threads": threads, "device": device, "quiet": True}
     given |= {"dropconnect": 0.0, "lr": LR, "lr_schedule": "constant"}
-    if (
-        case.what != "transformer"
-    ):  # where all gates soon forget, gradients fade to denormals: slow on some processors
+    if "model" not in models:  # where all gates soon forget, gradients fade to denormals: slow on some processors
         given["forget_bias"] = "loguniform"
     cfg = config.build(given, threads)
     task = types.SimpleNamespace(

@@ -26,6 +26,12 @@ QUICK_LSTM = {
     **{"forget_bias": "loguniform", "lr": 3e-3, "lr_schedule": "cosine"},
     **{"batch_size": 32, "dropconnect": 0.0},
 }
+# What the baselines set, with either preset: settings at which they learn (results/trials/notes.md, 10).
+BASELINES = {
+    "irnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"},
+    "urnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 1e-3, "lr_schedule": "cosine"},
+    "transformer": {"bptt": "full", "batch_size": 16, "dropconnect": 0.0, "lr": 5e-4, "lr_schedule": "cosine"},
+}
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}
 # `--resume` takes all other options from the run's config.json.
@@ -93,10 +99,10 @@ def build(given, cores):
     defaults |= TASKS.get(given.get("task"), {})
     if given.get("size") == 14 and given.get("task") in ("mnist", "pmnist"):  # a quarter of the steps
         defaults.update(bptt=75, aux_length=defaults["aux_length"] // 4)
-    if given.get("model") == "transformer":
-        defaults["bptt"] = "full"
-    if preset == "quick" and given.get("model", "lstm") == "lstm":
+    model = given.get("model", "lstm")
+    if preset == "quick" and model == "lstm":
         defaults |= QUICK_LSTM
+    defaults |= BASELINES.get(model, {})
     defaults["aux_bptt"] = given.get("bptt", defaults["bptt"]) or defaults["bptt"]
     config = Config(**{**defaults, **given})
     if config.aux == "none" and config.pretrain_epochs > 0:  # one set of options serves none, r and p
@@ -138,7 +144,7 @@ RANGES = {
 WORDS = {"bptt": ("full",), "aux_bptt": ("full",), "forget_bias": ("chrono", "loguniform")}  # instead of a number
 CHOICES = {
     "aux": ("none", "r", "p", "rp"),
-    "model": ("lstm", "irnn", "transformer"),
+    "model": ("lstm", "irnn", "urnn", "transformer"),
     "lr_schedule": ("constant", "cosine"),
     "device": ("auto", "cpu", "gpu"),
     "dtype": ("float32", "float64"),
@@ -176,6 +182,8 @@ def check(config):
         raise UserError(f"--aux: the {config.model} has no auxiliary loss; leave it out, or choose --model lstm")
     if config.model == "transformer" and config.bptt != "full":
         raise UserError("--bptt: the transformer sees all steps at once, nothing is truncated; leave it out")
+    if config.model == "urnn" and config.dropconnect:
+        raise UserError("--dropconnect: the urnn's classifier has no hidden layers; leave it out")
     if config.checkpoint_every % 8:
         raise UserError(f"--checkpoint-every: {config.checkpoint_every} is no multiple of 8; choose one near √T")
     if config.model != "lstm" and config.forget_bias != 1:

@@ -15,7 +15,7 @@ def duration(seconds):
 def introduction(run, state):
     """What will be trained."""
     cfg = run.cfg
-    model = {"lstm": "LSTM", "irnn": "iRNN", "transformer": "Transformer"}[cfg.model]
+    model = {"lstm": "LSTM", "irnn": "iRNN", "urnn": "uRNN", "transformer": "Transformer"}[cfg.model]
     model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step

@@ -8,13 +8,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .. import arrays, initial, model
-from ..baselines import irnn, transformer
+from ..baselines import irnn, transformer, urnn
 from . import batches, checks, shards
 from .checkpoint import RunDirectory, State
 from .config import Config, UserError
 
 # name: what has loss_and_grads, what has parameter_shapes and init_params
-MODELS = {"lstm": (model, initial), "irnn": (irnn, irnn), "transformer": (transformer, transformer)}
+MODELS = {
+    "lstm": (model, initial),
+    "irnn": (irnn, irnn),
+    "urnn": (urnn, urnn),
+    "transformer": (transformer, transformer),
+}
 VALIDATION_SEED = 0  # the same split whatever --seed is
 
 

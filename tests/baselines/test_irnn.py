@@ -73,7 +73,7 @@ def test_scores_are_those_of_training_without_dropconnect():
 def test_it_starts_as_the_identity():
     params = irnn.init_params(Sizes(3, 64, 10))
     assert (params["main.Wh"] == np.eye(64)).all() and not params["main.b"].any()
-    assert 0.0008 < params["main.Wx"].std() < 0.0012 and params["main.Wx"].shape == (64, 3)
+    assert 0.24 < params["main.Wx"].std() < 0.36 and params["main.Wx"].shape == (64, 3)
 
 
 def test_it_learns(tmp_path):
@@ -81,7 +81,7 @@ def test_it_learns(tmp_path):
     y = r.integers(0, 3, 120)
     x = r.integers(0, 60, (120, 12, 1)) + 80 * y[:, None, None]
     task = datasets.Task(x.astype(np.uint8), y, x.astype(np.uint8), y, classes=3)
-    given = {"task": "mnist", "model": "irnn", "hidden": 16, "bptt": "full", "epochs": 30, "batch_size": 20}
+    given = {"task": "mnist", "model": "irnn", "hidden": 16, "lr": 3e-3, "epochs": 30, "batch_size": 20}
     run = set_up(config.build({**given, "valid": 0, "threads": 2, "quiet": True}, 2), task, tmp_path / "run")
     result = train(run, new_state(run))
     assert result["model"] == "irnn" and result["test_accuracy"] > 0.9

@@ -346,7 +346,7 @@ def test_the_command_trains_tests_and_resumes_it(invoke, tmp_path, tokens):
     lengths = {"lengths": r.integers(3, 13, 40)} if tokens else {}
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(40) % 2, **lengths)
     options = "--task npz --model transformer --hidden 3 --batch-size 6 --threads 2 --device cpu".split()
-    command = ["train", *options, "--data-dir", tmp_path / "x.npz"]
+    command = ["train", *options, "--data-dir", tmp_path / "x.npz", "--lr-schedule", "constant"]
     ended = invoke(*command, "--epochs", 1, "--out", tmp_path / "run")
     assert ended.status == 0, ended.stderr
     assert "Transformer on npz" in ended.stdout and "truncation" not in ended.stdout

@@ -38,9 +38,22 @@ def test_operations_of_the_transformer_grow_with_the_square_of_the_length():
     assert short == 3 * 100 * 6 * (2 * 12 + 2 * layer) and 2 < long / short < 4
 
 
+def test_operations_of_the_recurrent_baselines():
+    assert operations(Case("irnn", 40, "full", **TINY)) == 3 * 40 * 2 * TINY["H"] * (TINY["H"] + 1) * TINY["N"]
+    assert operations(Case("urnn", 40, "full", N=2, H=4)) == 6 * 40 * 5 * 16 * 4 * 2
+
+
 @pytest.mark.parametrize(
     "what, bptt, own",
-    [("lstm", 10, 0), ("none", "full", 0), ("r", 10, 1), ("p", 10, 0), ("transformer", "full", 0)],
+    [
+        ("lstm", 10, 0),
+        ("none", "full", 0),
+        ("r", 10, 1),
+        ("p", 10, 0),
+        ("transformer", "full", 0),
+        ("irnn", "full", 0),
+        ("urnn", "full", 0),
+    ],
 )
 def test_a_case_is_measured(what, bptt, own):
     row = measure(Case(what, 40, bptt, own, **TINY), threads=2, rounds=2, pytorch=False)

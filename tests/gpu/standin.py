@@ -192,6 +192,7 @@ def cupy():
     module = types.ModuleType("cupy")
     module.asarray, module.empty, module.RawModule, module.__version__ = asarray, empty, RawModule, "stand-in"
     module.empty_like = lambda a: empty(a.shape, a.dtype)
+    module.fft = types.SimpleNamespace(fft=on_device(np.fft.fft), ifft=on_device(np.fft.ifft))
     module.cuda = types.SimpleNamespace(
         Device=lambda: types.SimpleNamespace(synchronize=lambda: None, mem_info=(2**40, 2**40)),
         Event=Event,

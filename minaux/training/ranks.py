@@ -66,7 +66,7 @@ class Buffer:
     """Memory that grows."""
 
     def __init__(self):
-        self.bytes = self.used = memoryview(b"")
+        self.bytes = self.used = memoryview(bytearray(64))
 
     def first(self, size):
         if len(self.bytes) < size:

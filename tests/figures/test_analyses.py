@@ -88,7 +88,7 @@ def test_an_analysis_that_is_stopped_says_how_it_goes_on(invoke, tmp_path, monke
     def stopped(*_, **__):
         raise SystemExit(130)
 
-    monkeypatch.setattr(cli.train, "callback", stopped)
+    monkeypatch.setattr(cli, "train_in", stopped)
     ended = invoke("analyse", "curves", "--out", tmp_path / "x", *options())
     assert ended.status == 130 and "the same `analyse` command goes on" in ended.stderr
 

@@ -12,7 +12,7 @@ from tests.conftest import read_json, tiny
 
 
 def answers(path):
-    head, *rows = csv.reader(path.open())
+    head, *rows = csv.reader(path.read_text().splitlines())
     assert head[0] == "class" and len(head) == len(rows[0])
     return np.array(rows, float)
 

@@ -52,12 +52,13 @@ def kinds(folder):
     tokens = r.integers(0, 5, (40, 12)) * (np.arange(12) < lengths[:, None])
     np.savez(folder / "text.npz", x=tokens, y=np.arange(40) % 2, lengths=lengths)
     text = ["--task", "npz", "--data-dir", folder / "text.npz", "--aux", "rp", "--bptt", 8, "--aux-length", 6]
+    nothing = ["--pretrain-epochs", 0]
     small = ["--hidden", 3, "--batch-size", 6, "--epochs", 1, "--device", "cpu", "--quiet"]
     return {
-        "none": [*RUN, "--aux", "none"],
+        "none": [*RUN, "--aux", "none", *nothing],
         "rp": [*RUN, "--aux", "rp"],
         "text": [*text, *small],
-        "transformer": [*RUN, "--aux", "none", "--model", "transformer", "--bptt", "full"],
+        "transformer": [*RUN, "--aux", "none", *nothing, "--model", "transformer", "--bptt", "full"],
     }
 
 

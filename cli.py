@@ -557,7 +557,12 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
         tqdm.write(timed.line(row))
 
 
-if __name__ == "__main__":
+def main():
+    """The command `minaux`, and what `python cli.py` runs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     show_all()
     run_program(cli)
+
+
+if __name__ == "__main__":
+    main()

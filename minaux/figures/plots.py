@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
     @property
     def fed_until(self):
-        """The step from which r's decoder reads its own outputs only, None if it has not come to that."""
+        """The step from which r's decoder reads its own outputs only, but for its first input; None before."""
         fed = [(row["step"], row.get("fed_truth")) for row in self.rows if row["kind"] == "train"]
         return next((step for step, share in fed if share == 0), None) if "r" in self.cfg.aux else None
 
@@ -215,7 +215,7 @@ def legends(figure, curves):
     if any(curve.pretrained for curve in curves):
         signs["pretraining ends"] = {"linestyle": ":"}
     if any(curve.fed_until is not None for curve in curves):
-        signs["from here r reads its own outputs only"] = {"marker": "v", "linestyle": ""}
+        signs["from here r reads its own outputs after its first input"] = {"marker": "v", "linestyle": ""}
     shown = [Line2D([], [], **{"color": "dimgray", "markersize": 5, **sign}) for sign in signs.values()]
     place = {"loc": "outside lower center", "frameon": False, "fontsize": "small"}
     figure.legend(shown, signs, ncols=beside_each_other(signs, figure), **place)

@@ -25,7 +25,8 @@ def evaluate(params, x, y, draws, mean=None, mask=None, logits=None):
     """Sums over the N sequences, without dropout or gradients: "correct", "loss_supervised", and the
     auxiliary report: each head's loss, its `baselines` on the same targets (given their `mean`), and for
     r "r_swap_gap", by how much the loss from another sequence's state (the neighbour's) is larger, summed
-    over "r_pairs" sequences: all, or none where N = 1. The decoder is fed its own outputs only.
+    over "r_pairs" sequences: all, or none where N = 1. The decoder reads the truth at its first step, then its own
+    outputs.
     `logits(params, x, mask)` are the scores of a model that is no LSTM, and has no auxiliary loss.
     """
     T, N, L = len(x), x.shape[-1], draws.L
@@ -77,8 +78,8 @@ class Answer(NamedTuple):
 
 
 def outputs(params, x, y, draws, mean, mask=None):
-    """The heads' `Answer`s, r's decoder fed its own outputs only. r's rival starts from the state of another
-    sequence, the neighbour's; p's (and r's of a single sequence) is the `guess`."""
+    """The heads' `Answer`s; r's decoder reads the truth at its first step, then its own outputs. r's rival starts from
+    the state of another sequence, the neighbour's; p's (and r's of a single sequence) is the `guess`."""
     xp, L, N, found = array_module(x), draws.L, x.shape[-1], []
     channels = 1 if x.ndim == 2 else x.shape[1]
     main = main_forward(params, x, kept_spans(len(x), 0, 0, L, draws.r_anchors, draws.p_anchors), mask)

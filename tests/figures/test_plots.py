@@ -103,8 +103,8 @@ def test_where_truth_ends_is_marked(runs):
     figure, found = panels(*runs)
     marks = [line for line in found["r: loss of the reconstruction"].lines if line.get_marker() == "v"]
     assert [line.get_xdata() for line in marks] == [[20]] and not marks[0].get_clip_on()
-    assert "from here r reads its own outputs only" in legend(figure)
-    assert "from here r reads its own outputs only" not in legend(panels(runs[0])[0])
+    assert "from here r reads its own outputs after its first input" in legend(figure)
+    assert "from here r reads its own outputs after its first input" not in legend(panels(runs[0])[0])
 
 
 def test_the_sum_of_two_losses_is_not_drawn_beside_either(tmp_path):

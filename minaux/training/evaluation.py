@@ -78,8 +78,8 @@ class Answer(NamedTuple):
 
 
 def outputs(params, x, y, draws, mean, mask=None):
-    """The heads' `Answer`s; r's decoder reads the truth at its first step, then its own outputs. r's rival starts from
-    the state of another sequence, the neighbour's; p's (and r's of a single sequence) is the `guess`."""
+    """The heads' `Answer`s; r's decoder reads the truth at its first step, then its own outputs. r's rival starts
+    from the state of another sequence, the neighbour's; p's (and r's of a single sequence) is the `guess`."""
     xp, L, N, found = array_module(x), draws.L, x.shape[-1], []
     channels = 1 if x.ndim == 2 else x.shape[1]
     main = main_forward(params, x, kept_spans(len(x), 0, 0, L, draws.r_anchors, draws.p_anchors), mask)

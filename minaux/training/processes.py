@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 from threadpoolctl import threadpool_limits
 
 from ..arrays import keep_freed_memory
+from .stop import SIGNALS
 
-STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # for the run alone, which ends its workers
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # so that no others are started
 
 
@@ -91,7 +91,9 @@ class Worker:
         mine, its = socket.socketpair()
         fds = its.fileno(), common.fd, self.task.fd, self.answer.fd
         command, env = python(f"from {__name__} import serve; serve{fds}"), {**os.environ, **ONE_THREAD}
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # the worker inherits that
+        blocked = signal.pthread_sigmask(
+            signal.SIG_BLOCK, SIGNALS
+        )  # they are for the run alone; a worker inherits that
         try:
             self.process = subprocess.Popen(command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL)
         finally:

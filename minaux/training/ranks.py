@@ -12,7 +12,8 @@ import sys
 import traceback
 
 from .config import UserError
-from .processes import STOP, WorkerError, pack, processes, unpack
+from .processes import WorkerError, pack, processes, unpack
+from .stop import SIGNALS
 
 # What the programs that start ranks tell each of them: how many there are.
 SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"
@@ -135,7 +136,7 @@ def take_gpu():
 
 def serve(comm):
     """What the other ranks do until rank 0 ends."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are for rank 0 alone
     common, answer, mine, threads = Buffer(), Buffer(), None, 0
     with contextlib.ExitStack() as stack:
         while (head := broadcast(comm, None, common)) is not None:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -117,14 +118,15 @@ def test_a_worker_that_dies_costs_nothing_saved(sabotage, invoke, tmp_path):
     assert_same_run(died, run)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda s: s.name)
 @pytest.mark.parametrize("after", [False, True])
-def test_ctrl_c_goes_to_the_run_alone(sabotage, invoke, tmp_path, after):
-    """As from a terminal: to the whole group of processes, before or after the first batch starts the workers."""
+def test_signals_go_to_the_run_alone(sabotage, invoke, tmp_path, after, number):
+    """As from a terminal or a scheduler: to all processes, before or after the first batch starts the workers."""
     stopped, run = tmp_path / "stopped", tmp_path / "run"
-    act = f"lambda: os.killpg(0, signal.SIGINT), after={after}"
+    act = f"lambda: os.killpg(0, {int(number)}), after={after}"
     interrupt = f"os.setpgid(0, 0); at_call(1, shards.Shards, 'each', {act})"
     ended = sabotage(interrupt, "train", *RUN, "--out", stopped)
-    assert ended.status == 130 and "Traceback" not in ended.stderr
+    assert ended.status == 128 + number and "Traceback" not in ended.stderr
     assert invoke("train", "--resume", "--quiet", "--out", stopped).status == 0
     assert invoke("train", *RUN, "--out", run).status == 0
     assert_same_run(stopped, run)

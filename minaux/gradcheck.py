@@ -47,8 +47,10 @@ from .model import draw, loss_and_grads
 from .ops import mlp_forward, softmax_cross_entropy_forward
 from .windows import cut
 
-STEP, ABSOLUTE, RELATIVE = 1e-5, 1e-8, 1e-6
+STEP, RELATIVE = 2.0**-17, 1e-6
+SAFETY, LEVELS, SMALLER = 64, 20, 6  # of measured steps: see check_gradients
 REDRAWS = 50
+EPS = np.finfo(float).eps
 
 
 class GradientError(AssertionError):
@@ -56,19 +58,22 @@ class GradientError(AssertionError):
 
 
 class Error(NamedTuple):
-    """The worst disagreement of one argument."""
+    """The worst disagreement of one argument, or the first that is wrong."""
 
     name: str
     where: str = ""  # an index, or "a random direction"; "" if nothing could be compared
     analytic: float = math.nan
     numeric: float = math.nan
+    rounding: float = 0.0  # what rounding and truncation may add to |a-n|; 0 where RELATIVE was enough
     note: str = ""  # why nothing could be compared, or a likely cause other than a wrong gradient
 
     @property
     def relative(self):
-        """|a-n| / (max(|a|, |n|) + 0.01): at most RELATIVE just where |a-n| ≤ 1e-8 + 1e-6 max(|a|, |n|)."""
+        """At most RELATIVE just where |a-n| ≤ RELATIVE max(|a|, |n|) + rounding."""
+        if self.analytic == self.numeric:
+            return 0.0
         size = max(abs(self.analytic), abs(self.numeric))
-        error = abs(self.analytic - self.numeric) / (size + ABSOLUTE / RELATIVE)
+        error = abs(self.analytic - self.numeric) / (size + self.rounding / RELATIVE)
         return error if np.isfinite(error) else np.inf
 
     @property
@@ -81,20 +86,42 @@ class Error(NamedTuple):
 
 
 def check_gradients(f, args, grads, seed=0, coordinates=3):
-    """Compare `grads` with central differences of f, for each argument along a random unit direction and at
+    """Compare `grads` with central differences of f, for each argument along random directions and at
     `coordinates` random entries. Returns one `Error` an argument, the worst.
 
     f(args) returns the loss, or (loss, kinks). args and grads are dicts, name -> array; what has an entry in
-    grads is checked. It may be Python numbers, integers or float32: f gets float64 arrays. Arguments without an
-    entry may be anything; arrays of floats become float64. f gets fresh copies each time and may change them.
+    grads is checked. It may be Python numbers, lists, integers or float32: f gets float64 arrays. Arguments
+    without an entry may be anything; arrays of floats become float64. f gets fresh copies each time and may
+    change them.
 
     kinks: an array of bools or integers, or a list of arrays, that says which branches f took: z > 0 for a ReLU,
-    argmax for a maximum. Where they differ between the ends of a difference, another place is drawn.
+    argmax for a maximum. No step is used that changes them; where none is left, another place is drawn.
 
     Raises GradientError if a gradient is wrong, None, not finite or of another shape than its argument, or if
-    there are kinks everywhere; ValueError if grads is empty or names what args lacks, or the loss is not one
-    finite number, the same each time; TypeError if arguments, loss or kinks have an unfit type. A float32 loss is
-    unfit: it is too coarse for these differences.
+    there are kinks everywhere; ValueError if grads is empty or names what args lacks, an argument is not finite,
+    or the loss is not one finite number, the same each time; TypeError if an argument, the loss or kinks have an
+    unfit type. A float32 loss is unfit: compute it in float64.
+
+    The step. n(h) = (f(w + h d) - f(w - h d)) / 2h misses the slope by truncation, f''' h²/6, and by rounding,
+    η/h with η ≥ ε |f|, ε = 2.2e-16. Where f changes over the argument's scale s, its largest |w|, their sum is
+    least near h = ε^(1/3) s, about STEP s. If |a-n| ≤ RELATIVE max(|a|, |n|) there, the gradient a is right.
+
+    The tolerance. Else rounding is measured, with steps that rise by fours, from 4^-LEVELS of the entry's own
+    size to s. Were n(h) the slope, h' n(h) would be half the change of f over each smaller step ±h', but for
+    rounding. The largest miss, or ε |f| if that is more, is η, and n(h) is trusted to SAFETY η/h. That covers
+    truncation, too: n(h/4) has a sixteenth of it, so η/h shows at least 15/64 of it. To show at h alone, rounding
+    would have to hide from SMALLER smaller steps or more. Where η/h rises again, or n(h) leaves what was trusted
+    at a smaller step, f bends too much. The n(h) before that decides: a may be off by RELATIVE max(|a|, |n|) +
+    SAFETY η/h, and by 8 roundings of its own dtype. `Error.rounding` has the last two. So a loss with a large
+    constant part hides more, but raises no false alarm. Not judged is what moves the loss by less than it rounds.
+
+    The directions. Their entries are ±1/2 to ±3/2, so none hides a wrong entry; there are two, and one more for
+    each 40,000 entries, at most ten. One wrong entry, off by e, is always found at a checked entry. A direction
+    finds it unless RELATIVE |a| > e/2. |a| is about ‖grad‖ |z| with a standard normal z, so each direction
+    misses it with probability P(|z| > e / (2 RELATIVE ‖grad‖)) at most. Of n gradients alike in size, one that is
+    off by 0.1 % is missed if |z| > 500/√n: by both directions of 10,000 entries in less than one of 10^12
+    checks, by the four of 90,000 in one of 10^4, by the ten of a million in one of 100. (Where rounding was
+    measured, e/2 must exceed it as well.)
     """
     errors = gradient_errors(f, args, grads, seed, coordinates)
     wrong = [str(error) for error in errors if error.wrong]
@@ -105,99 +132,162 @@ def check_gradients(f, args, grads, seed=0, coordinates=3):
 
 def gradient_errors(f, args, grads, seed=0, coordinates=3):
     """As `check_gradients`, but returns wrong gradients too: see `Error.wrong`."""
+    if not callable(f):
+        raise TypeError(f"f must be a function of args, not {type(f).__name__}")
     if not (isinstance(args, Mapping) and isinstance(grads, Mapping)):
         raise TypeError("args and grads must be dicts, name -> array")
+    if not isinstance(coordinates, int | np.integer) or coordinates < 0:
+        raise ValueError(f"coordinates must be a whole number, 0 or more, not {coordinates!r}")
     if not grads:
         raise ValueError("grads is empty: nothing to check")
     if unknown := [name for name in grads if name not in args]:
         raise ValueError(f"grads has {unknown}, but args only {list(args)}")
     args = {name: _as_float64(name, value, name in grads) for name, value in args.items()}
-    (loss, _), (again, _) = _call(f, args), _call(f, args)
+    centre, (again, _) = _call(f, args), _call(f, args)
+    loss = centre[0]
     if not math.isfinite(loss):
         raise ValueError(f"the loss of args is {loss}: it has no differences")
-    if not abs(again - loss) <= 1e-10 * max(1, abs(loss)):
+    if not abs(again - loss) <= 1e-6 * abs(loss):
         raise ValueError(f"f returns {loss}, then {again} for the same args: draw its random numbers beforehand")
-    rng, errors = np.random.default_rng(seed), []
-    for name, grad in grads.items():
-        given, grad, shape = grad, np.asarray(grad), args[name].shape
-        if grad.dtype.kind not in "iuf":
-            errors.append(Error(name, note=f"the gradient is {'None' if given is None else grad.dtype}"))
-        elif grad.shape != shape:
-            errors.append(Error(name, note=f"the gradient has shape {grad.shape}, the argument {shape}"))
-        elif grad.size == 0:
-            errors.append(Error(name, "no entry", 0.0, 0.0))
-        else:
-            found = [_error_at(f, args, name, grad, loss, rng, n == 0) for n in range(coordinates + 1)]
-            errors.append(max(found, key=lambda e: e.relative))
-    return errors
+    rng = _tried(np.random.default_rng, "seed", seed)
+    return [_argument_error(f, args, centre, name, grad, rng, coordinates) for name, grad in grads.items()]
+
+
+def _tried(step, name, value):
+    """step(value), or a TypeError that names it."""
+    try:
+        return step(value)
+    except Exception as error:  # a list of unequal lengths, a GPU's tensor; an open file
+        what = {np.asarray: "read as an array", copy.deepcopy: "copied for each call"}.get(step, "used")
+        raise TypeError(f"{name} cannot be {what}: {error}") from error
 
 
 def _as_float64(name, value, checked):
     if not checked and not (isinstance(value, np.ndarray) and value.dtype.kind == "f"):
         return value  # tokens, say
-    array = np.asarray(value)
+    array = _tried(np.asarray, name, value)
     if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name} has dtype {array.dtype}: only real numbers have gradients here")
+        what = "is None" if value is None else f"has dtype {array.dtype}"
+        raise TypeError(f"{name} {what}: only real numbers have gradients here")
+    if checked and not np.isfinite(array).all():
+        raise ValueError(f"{name} has entries that are not finite: there are no differences")
     return array.astype(np.float64)
 
 
 def _call(f, args):
     """f's (loss, kinks) for copies of args: a float, and one flat array."""
-    result = f({name: copy.deepcopy(value) for name, value in args.items()})
+    result = f({name: _tried(copy.deepcopy, name, value) for name, value in args.items()})
     loss, kinks = result if isinstance(result, tuple) and len(result) == 2 else (result, [])
-    if isinstance(loss, tuple) or np.asarray(loss).dtype.kind not in "iuf":
+    if isinstance(loss, tuple) or _tried(np.asarray, "the loss", loss).dtype.kind not in "iuf":
         what = "a tuple" if isinstance(loss, tuple) else f"a loss of dtype {np.asarray(loss).dtype}"
         raise TypeError(f"f must return a real number, or (loss, kinks), not {what}")
     loss = np.asarray(loss)
     if loss.dtype in (np.float16, np.float32):
-        raise TypeError(f"the loss is {loss.dtype}, too coarse for a step of {STEP}: let f compute in float64")
+        raise TypeError(f"the loss is {loss.dtype}, too coarse for differences: let f compute in float64")
     if loss.size != 1:
         raise ValueError(f"the loss must be one number, but has shape {loss.shape}: weight it at random and sum")
     kinks = kinks if isinstance(kinks, list | tuple) else [] if kinks is None else [kinks]
-    kinks = np.concatenate([np.zeros(0, bool), *map(np.ravel, kinks)])
+    kinks = np.concatenate([np.zeros(0, bool), *(_tried(np.asarray, "kinks", k).ravel() for k in kinks)])
     if kinks.dtype.kind not in "biu":
         raise TypeError(f"kinks must be bools or integers, z > 0 say, not {kinks.dtype}")
     return float(loss.item()), kinks
 
 
-def _error_at(f, args, name, grad, loss, rng, anywhere):
-    """The error at one place, drawn again until no kink is near; `loss` is that of args."""
-    for _ in range(REDRAWS):
-        where, direction = _draw(rng, grad, anywhere)
-        ends = [{**args, name: np.asarray(args[name] + sign * STEP * direction)} for sign in (1, -1)]
-        (up, kinks), (down, other_kinks) = (_call(f, end) for end in ends)
-        if np.array_equal(kinks, other_kinks):
+def _argument_error(f, args, centre, name, given, rng, coordinates):
+    """The worst `Error` of one argument, over its directions and entries, or the first that is wrong."""
+    w, grad = args[name], _tried(np.asarray, f"the gradient of {name}", given)
+    if grad.dtype.kind not in "iuf":
+        return Error(name, note=f"the gradient is {'None' if given is None else grad.dtype}")
+    if grad.shape != w.shape:
+        return Error(name, note=f"the gradient has shape {grad.shape}, the argument {w.shape}")
+    if grad.size == 0:
+        return Error(name, "no entry", 0.0, 0.0)
+    bad = np.flatnonzero(~np.isfinite(grad))[:1]
+    directions = 0 if len(bad) or w.size == 1 else min(2 + w.size // 40_000, 10)
+    entries = bad if len(bad) else rng.choice(w.size, min(w.size, coordinates + REDRAWS), replace=False)
+    lines, errors = [None] * (directions + REDRAWS), []
+    for places, wanted in (lines, directions), (entries, coordinates if directions else 1):
+        found = []
+        for entry in places:
+            if len(found) == wanted:
+                break
+            if error := _error_at(f, args, centre, name, grad, *_direction(rng, w.shape, entry)):
+                if error.wrong:
+                    return error
+                found.append(error)
+        if wanted and not found:
+            return Error(name, note=f"a kink at every step, in all of {len(places)} places")
+        errors += found
+    return max(errors, key=lambda e: e.relative)
+
+
+def _direction(rng, shape, entry):
+    """A place and its direction: along an entry, or (None) a random one."""
+    if entry is None:
+        return "a random direction", rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
+    direction = np.zeros(shape)
+    direction.flat[entry] = 1.0
+    return f"index {tuple(map(int, np.unravel_index(entry, shape)))}", direction
+
+
+def _error_at(f, args, centre, name, grad, where, direction):
+    """The `Error` at one place; None if there is a kink however small the step."""
+    w, on = args[name], direction != 0
+
+    def ends(h):
+        """f beside args, (up, down): nan where it is not defined; None across a kink."""
+        try:
+            with np.errstate(all="ignore"):
+                found = [_call(f, {**args, name: np.asarray(w + sign * h * direction)}) for sign in (1, -1)]
+        except (ArithmeticError, ValueError):  # math.log(-1); a matrix without factors
+            return math.nan, math.nan
+        return [loss for loss, _ in found] if all(np.array_equal(k, centre[1]) for _, k in found) else None
+
+    scale, own = float(abs(w).max()), abs(w[on & (w != 0)])
+    scale = scale if scale > 1e-200 else 1.0
+    error = Error(name, where, float((grad[on] * direction[on]).sum()))
+    if pair := ends(STEP * scale):
+        quick = error._replace(numeric=float(pair[0] - pair[1]) / (2 * STEP * scale))
+        if not quick.wrong:
+            return quick
+    finest = max(own.min(initial=scale) / scale, EPS) * 4.0**-LEVELS
+    h, losses = [], []
+    for step in scale * finest * 4.0 ** np.arange(1 - math.floor(math.log(finest, 4))):
+        pair = ends(step)
+        if pair is None or not np.isfinite(pair).all():
             break
-    else:
-        return Error(name, note=f"a kink within {STEP} in all of {REDRAWS} places")
-    on = direction != 0
-    error = Error(name, where, float((grad[on] * direction[on]).sum()), (up - down) / (2 * STEP))
-    return error._replace(note=_likely_cause(error, grad.dtype, up, loss, down)) if error.wrong else error
+        h, losses = [*h, step], [*losses, pair]
+    if len(h) <= SMALLER:
+        return None if pair is None else error._replace(note="the loss beside args is not finite")
+    n, rounding, bend = _measured(np.array(h), *np.array(losses).T, centre[0])
+    error = error._replace(numeric=n)
+    if not math.isfinite(error.analytic):
+        return error
+    float32 = grad.dtype.kind == "f" and grad.dtype != np.float64
+    own_rounding = 8 * np.finfo(grad.dtype if float32 else np.float64).eps * math.sqrt(grad.size)
+    error = error._replace(rounding=float(rounding + own_rounding * abs(grad).max()))
+    if error.wrong and abs(error.analytic - n) <= bend:
+        return error._replace(note="a kink may be near: let f return (loss, kinks)")
+    if error.wrong and float32 and abs(error.analytic - n) < 1e-4 * abs(n):
+        return error._replace(note=f"the gradient is {grad.dtype}: compute it in float64")
+    return error
 
 
-def _draw(rng, grad, anywhere):
-    """A place and its unit direction: any, or along one entry; the first that is not finite, if any."""
-    bad = np.argwhere(~np.isfinite(grad))
-    if anywhere and not len(bad):
-        direction = np.asarray(rng.standard_normal(grad.shape))
-        return "a random direction", direction / np.linalg.norm(direction)
-    index = tuple(map(int, bad[0] if len(bad) else [rng.integers(size) for size in grad.shape]))
-    direction = np.zeros(grad.shape)
-    direction[index] = 1.0
-    return f"index {index}", direction
-
-
-def _likely_cause(error, dtype, up, loss, down):
-    """What may have made the error other than a wrong gradient, or ""."""
-    difference = abs(error.analytic - error.numeric)
-    float32 = up != down and all((math.frexp(end)[0] * 2**24).is_integer() for end in (up, down))
-    rounding = math.ulp(loss) * (2**29 if float32 else 1) / STEP
-    if difference < 10 * rounding:
-        return f"a loss of {loss:.3g} {'in float32 ' if float32 else ''}may be too coarse for a step of {STEP}"
-    if dtype in (np.float16, np.float32) and error.relative < 1e-4:
-        return f"the gradient is {dtype}: compute it in float64"
-    kink = difference <= abs(up - 2 * loss + down) / STEP  # the one-sided differences lie that far apart
-    return "a kink may be near: let f return (loss, kinks)" if kink else ""
+def _measured(h, up, down, centre):
+    """The slope by the most trusted of the steps h, which rise by fours; how far off it may be; and how far apart
+    the slopes of either side stay."""
+    half, least = (up - down) / 2, EPS * (abs(centre) or 1.0)
+    n = half / h
+    best, trusted, low, high = SMALLER, math.inf, -math.inf, math.inf
+    for j in range(SMALLER, len(h)):
+        if half.any() and not half[: j + 1].any():
+            continue  # the loss is too coarse for such steps
+        rounding = SAFETY * max(abs(half[:j] - h[:j] * n[j]).max(), least) / h[j]
+        low, high = max(low, n[j] - rounding), min(high, n[j] + rounding)
+        if rounding > trusted or low > high:
+            break  # f bends within such steps
+        best, trusted = j, rounding
+    return float(n[best]), trusted, (abs(up - 2 * centre + down) / h).min()
 
 
 def record(params, x, draws, aux_K, fed, mask=None):

@@ -519,8 +519,10 @@ def test_a_run_is_not_written_over(invoke, run):
 @pytest.mark.parametrize("command", [["evaluate"], ["train", "--resume", "--out"]], ids=["evaluate", "resume"])
 def test_a_directory_that_is_no_run(invoke, tmp_path, command):
     (tmp_path / "notes.txt").write_text("no run")
-    for path in tmp_path, tmp_path / "nowhere", tmp_path / "notes.txt":
+    for path in tmp_path, tmp_path / "nowhere":
         refused(invoke(*command, path), path, "holds no run")
+    says = "holds no run" if command == ["evaluate"] else "is a file, choose a directory"
+    refused(invoke(*command, tmp_path / "notes.txt"), tmp_path / "notes.txt", says)
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 

@@ -166,6 +166,7 @@ SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; do
 @setting("dtype", "Floating point numbers.")
 @setting("threads", "Shards of a batch, each in a process with one thread.", "all cores, shards of 8 or more")
 @setting("limit_train", "Use only the first n training sequences, validation included.", "all")
+@setting("limit_labels", "Use the labels of n training sequences only, of each class alike.", "all")
 @setting("limit_test", "Use at most n test, and n validation, sequences.", "all")
 @setting("valid", "Training sequences to set aside for validation.", "a tenth, at most 5000; 0 with --preset paper")
 @setting("size", SIZE, "28; dogs 128")

@@ -215,7 +215,7 @@ def their_step(case, threads):
     theirs = Step(state.params, case.fold, LR)
 
     def step():
-        rows, now = run.shuffled.rows(state.step), draws(state.step)
+        rows, now = run.shuffled.rows(*run.epoch(state.step)), draws(state.step)
         state.step += 1
         x = torch.tensor(run.task.x_train[rows]).transpose(0, 1).float().contiguous() / 255  # [T, N, D]
         y = torch.tensor(run.task.y_train[rows])

@@ -12,7 +12,7 @@ from .names import printable, readable, short_names
 TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR-10", "dogs": "Dogs", "dbpedia": "DBpedia"}
 HEADS = "run", "task", "model", "truncation", "other settings", "accuracy, %", "seeds", "paper"
 # Options that have a column of their own, and such as change no figure.
-COLUMNS = ("task", "size", "max_length", "limit_train", "model", "aux", "bptt", "aux_bptt", "seed")
+COLUMNS = ("task", "size", "max_length", "limit_train", "limit_labels", "model", "aux", "bptt", "aux_bptt", "seed")
 NO_MATTER = ("device", "threads", "budget", "checkpoint_every", "preset")
 AUXILIARY = ("aux_length", "anchors", "aux_weight", "pretrain_epochs", "feed_start", "feed_end")
 MODELS = {"lstm": "LSTM", "irnn": "iRNN", "urnn": "uRNN", "transformer": "Transformer"}
@@ -89,6 +89,8 @@ def what(cfg):
         task += f", {cfg.max_length} bytes"
     if cfg.limit_train:
         task += f", {cfg.limit_train - (cfg.valid or 0):,} sequences"
+    if cfg.limit_labels:
+        task += f", {cfg.limit_labels:,} labels"
     model = MODELS.get(cfg.model, cfg.model)
     model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
     cut = "–" if cfg.model == "transformer" else str(cfg.bptt)
@@ -112,8 +114,8 @@ def outcome(found):
     if not all(result["complete"] for result in tested):
         cell += " *"
     cfg = found[0][0]
-    whole = cfg.hidden == 128 and cfg.limit_train is None and all(r["test_examples"] == 10_000 for r in tested)
-    same = whole and (cfg.aux == "none" or cfg.aux_bptt == cfg.bptt)
+    whole = cfg.limit_train is cfg.limit_labels is None and all(r["test_examples"] == 10_000 for r in tested)
+    same = whole and cfg.hidden == 128 and (cfg.aux == "none" or cfg.aux_bptt == cfg.bptt)
     reported = paper.reported(cfg) if same else None
     return cell, ", ".join(str(cfg.seed) for cfg, _ in found), "–" if reported is None else f"{reported:.1f}"
 

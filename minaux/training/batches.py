@@ -32,19 +32,18 @@ def scaled(x, dtype):
 
 
 class Shuffled:
-    """The training sequences in batches, `size` to each, in a new order every epoch."""
+    """Training sequences in batches, `size` to each, in a new order every epoch."""
 
-    def __init__(self, seed, train_rows, lengths, size):
-        self.seed, self.train_rows, self.lengths, self.size = seed, train_rows, lengths, size
-        self.steps_per_epoch = -(-len(train_rows) // size)
+    def __init__(self, seed, all_rows, lengths, size):
+        self.seed, self.all_rows, self.lengths, self.size = seed, all_rows, lengths, size
+        self.steps_per_epoch = -(-len(all_rows) // size)
         self.last = None, []  # the epoch asked for last, and its batches
 
-    def rows(self, step):
-        """The rows of the batch of `step`, counted from the run's first."""
-        epoch, i = divmod(step, self.steps_per_epoch)
+    def rows(self, epoch, i):
+        """The rows of batch i of an epoch, both counted from the run's first, from 0."""
         if epoch != self.last[0]:
             order = rng(self.seed, ORDER, epoch)
-            self.last = epoch, of_an_epoch(order, self.train_rows, self.lengths, self.size)
+            self.last = epoch, of_an_epoch(order, self.all_rows, self.lengths, self.size)
         return self.last[1][i]
 
 

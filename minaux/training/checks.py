@@ -13,7 +13,7 @@ SHARE = 0.01  # of distinct numbers: measured noise loses less in float32, and n
 def notes(run):
     """What to tell of a new run's data, a line each. Raises UserError if nothing can be learned from them."""
     cfg, task = run.cfg, run.task
-    of_classes = classes(task, run.train_rows, run.test_rows, cfg.limit_train) if cfg.epochs else []
+    of_classes = classes(task, run.labelled.all_rows, run.test_rows, cfg.limit_train) if cfg.epochs else []
     return [f"note: {line}" for line in (*of_classes, *numbers(task, run.train_rows, cfg.dtype))]
 
 

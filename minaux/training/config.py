@@ -69,6 +69,7 @@ class Config:
     dtype: str = "float32"
     threads: int = 1
     limit_train: int | None = None
+    limit_labels: int | None = None
     limit_test: int | None = None
     valid: int | None = None  # None: min(5000, a tenth of the training set)
     size: int | None = None
@@ -135,6 +136,7 @@ RANGES = {
     "seed": (0, 2**63 - 1),
     "threads": (1, 256),
     "limit_train": (1, None),
+    "limit_labels": (2, None),
     "limit_test": (1, None),
     "valid": (0, None),
     "size": (1, None),

@@ -197,7 +197,7 @@ def test(run, shards, state, stop):
         "test_accuracy": accuracy,
         "test_examples": len(run.test_rows),
         "valid_accuracy": state.best_accuracy,
-        "epochs": max(state.step - run.pretrain_steps, 0) // run.steps_per_epoch,
+        "epochs": run.epochs_of_joint_training(state.step),
         "steps": state.step,
         "parameters": run.parameters,
         "elapsed_s": round(state.elapsed_s, 1),

@@ -11,6 +11,7 @@ from .. import model, optim
 from ..arrays import wait_for
 from . import batches, evaluation, report
 from .run import save
+from .shards import added
 from .stop import Stopped, listening
 
 ROW_EVERY, SAVE_EVERY_S = 10, 60
@@ -39,7 +40,7 @@ def train_steps(run, shards, state, stop):
     sequences, seconds = 0, 0.0  # trained on since the last row, evaluation excluded
     with progress_bar(run, state) as bar:
         while True:
-            epoch_ends = state.step % run.steps_per_epoch == 0
+            epoch_ends = run.epoch(state.step)[1] == 0
             over = state.step >= run.total_steps
             over |= cfg.budget is not None and time.monotonic() - began >= cfg.budget
             if epoch_ends and state.evaluated < state.step and not stop.is_set():
@@ -96,19 +97,27 @@ def train_step(run, shards, state):
 def loss_and_grads(run, shards, params, step):
     """The batch of `step`: its losses and gradients, its row of metrics.jsonl, its number of sequences."""
     cfg, pretraining = run.cfg, step < run.pretrain_steps
-    rows = run.shuffled.rows(step)
-    x, y = batches.take(run.task.x_train, rows), None if pretraining else run.task.y_train[rows]
-    lengths = run.lengths[rows]
     own = optim.own_probability(cfg.feed_start, cfg.feed_end, step, cfg.schedule_steps["feed"])
-    size = cfg.anchors, cfg.aux_length, x.shape[1], len(rows)
-    dropconnect = 0 if pretraining else cfg.dropconnect
-    draws = model.draw(cfg.seed, step, cfg.aux, *size, run.shapes, own, dropconnect, lengths.min())
-
-    weight = 1.0 if pretraining else cfg.aux_weight
-    options = {"K": run.K, "aux_K": run.aux_K, "aux_weight": weight, "batch_size": len(rows)}
+    options = {"K": run.K, "aux_K": run.aux_K, "aux_weight": 1.0 if pretraining else cfg.aux_weight}
     if cfg.checkpoint_every:
         options["every"] = cfg.checkpoint_every
-    found = shards.loss_and_grads(run.model.loss_and_grads, params, x, y, draws, lengths, **options)
+
+    def of_batch(rows, aux, labels):
+        x, y = batches.take(run.task.x_train, rows), run.task.y_train[rows] if labels else None
+        size, shortest = (cfg.anchors, cfg.aux_length, x.shape[1], len(rows)), run.lengths[rows].min()
+        dropconnect = cfg.dropconnect if labels else 0
+        draws = model.draw(cfg.seed, step, aux, *size, run.shapes, own, dropconnect, shortest)
+        work = run.model.loss_and_grads, params, x, y, draws, run.lengths[rows]
+        return shards.loss_and_grads(*work, batch_size=len(rows), **options)
+
+    if pretraining or run.labelled is run.shuffled or cfg.aux == "none":
+        rows = (run.shuffled if pretraining else run.labelled).rows(*run.epoch(step))
+        found, n = of_batch(rows, cfg.aux, labels=not pretraining), len(rows)
+    else:  # few labels: the auxiliary loss has a batch of its own, out of all training sequences
+        rows = run.labelled.rows(*run.epoch(step))
+        others = run.shuffled.rows(*divmod(step, run.shuffled.steps_per_epoch))
+        found = added(of_batch(rows, "none", labels=True), of_batch(others, cfg.aux, labels=False))
+        n = len(rows) + len(others)
     losses = found.losses
     row = {
         "phase": "pretrain" if pretraining else "joint",
@@ -117,12 +126,12 @@ def loss_and_grads(run, shards, params, step):
         **{f"grad_norm_{kind}": optim.global_norm({"Wh": dWh}) for kind, dWh in found.dWh.items()},
         "fed_truth": 1 - own if "r" in cfg.aux else None,
     }
-    return losses, found.grads, row, len(rows)  # losses and norms are still where the gradients are
+    return losses, found.grads, row, n  # losses and norms are still where the gradients are
 
 
 def row_is_due(run, step):
     """Whether metrics.jsonl gets a row at this step."""
-    return step % ROW_EVERY == 0 or step % run.steps_per_epoch == 0
+    return step % ROW_EVERY == 0 or run.epoch(step)[1] == 0
 
 
 def progress_bar(run, state):
@@ -150,5 +159,5 @@ def estimate(run, shards, state, stop):
     x, y, rows = run.sequences("test")
     some = rows[: evaluation.BLOCK * shards.workers.n]
     each = elapsed(evaluation.evaluate_rows, state.params, x, y, some, stop) / len(some)
-    epochs = max(run.total_steps - state.step, 0) / run.steps_per_epoch
+    epochs = run.epoch(run.total_steps)[0] - run.epoch(state.step)[0]
     return seconds + each * (epochs * len(run.valid_rows) + len(run.test_rows))

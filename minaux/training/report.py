@@ -20,10 +20,12 @@ def introduction(run, state):
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step
     shortest = min(run.lengths)
+    n = len(run.labelled.all_rows)
+    training = f"{len(run.train_rows):,} training" + (f" ({n:,} with labels)" if n < len(run.train_rows) else "")
     lines = [
         f"{model} on {cfg.task}: {run.parameters:,} parameters, "
         f"{run.T if shortest == run.T else f'{shortest} to {run.T}'} steps a sequence",
-        f"{len(run.train_rows):,} training, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
+        f"{training}, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
     ]
     if cfg.model != "transformer":
         lines.append(f"supervised loss: truncation {cfg.bptt}")

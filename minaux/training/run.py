@@ -45,12 +45,21 @@ class Run:
     test_rows: Any
     mean: Any  # of the training inputs, for the auxiliary report
     shuffled: batches.Shuffled  # the rows of each batch
+    labelled: batches.Shuffled  # the same of those whose labels are used; `shuffled` itself if all are
     pretrain_steps: int
     total_steps: int  # pretraining included
 
-    @property
-    def steps_per_epoch(self):
-        return self.shuffled.steps_per_epoch
+    def epoch(self, step):
+        """`step` batches as whole epochs, and batches into the next one. An epoch of pretraining goes through all
+        training sequences, one of joint training through those with labels."""
+        if step < self.pretrain_steps:
+            return divmod(step, self.shuffled.steps_per_epoch)
+        epochs, batch = divmod(step - self.pretrain_steps, self.labelled.steps_per_epoch)
+        return self.cfg.pretrain_epochs + epochs, batch
+
+    def epochs_of_joint_training(self, step):
+        """How many of them are whole after `step` batches."""
+        return max(self.epoch(step)[0] - self.cfg.pretrain_epochs, 0)
 
     @property
     def parameters(self):
@@ -71,8 +80,10 @@ class Run:
 
     def write_row(self, state, **row):
         """Add a row to metrics.jsonl."""
-        epoch = -(-state.step // self.steps_per_epoch)
-        self.directory.write_row(**row, epoch=epoch, step=state.step, elapsed_s=round(state.elapsed_s, 2))
+        epochs, batch = self.epoch(state.step)
+        self.directory.write_row(
+            **row, epoch=epochs + (batch > 0), step=state.step, elapsed_s=round(state.elapsed_s, 2)
+        )
 
     def diverged(self, what):
         """The UserError for numbers that are not finite."""
@@ -102,9 +113,12 @@ def set_up(cfg, task, out, echo=print, device=None):
     sizes = initial.Sizes(D, cfg.hidden, task.classes, bool(task.tokens))
     note_data(cfg, task)
     train_rows, valid_rows, test_rows = split(cfg, task)
-    shuffled = batches.Shuffled(cfg.seed, train_rows, lengths, cfg.batch_size)
+    shuffled = labelled = batches.Shuffled(cfg.seed, train_rows, lengths, cfg.batch_size)
+    labelled_rows = with_labels(cfg, task.y_train, train_rows)
+    if 0 < len(labelled_rows) < len(train_rows):
+        labelled = batches.Shuffled(cfg.seed, labelled_rows, lengths, cfg.batch_size)
     pretrain_steps = cfg.pretrain_epochs * shuffled.steps_per_epoch
-    total_steps = pretrain_steps + cfg.epochs * shuffled.steps_per_epoch
+    total_steps = pretrain_steps + cfg.epochs * labelled.steps_per_epoch
     if cfg.shards is None:  # a new run; a resumed one keeps what it began with
         cfg.shards = min(shards.ranks.size() * (cfg.threads if device == "cpu" else 1), cfg.batch_size)
         cfg.schedule_steps = {"feed": pretrain_steps or total_steps, "lr": total_steps}
@@ -129,6 +143,7 @@ def set_up(cfg, task, out, echo=print, device=None):
         test_rows=test_rows,
         mean=xp.asarray(mean),
         shuffled=shuffled,
+        labelled=labelled,
         pretrain_steps=pretrain_steps,
         total_steps=total_steps,
     )
@@ -167,12 +182,28 @@ def split(cfg, task):
         raise UserError(f"--valid: {valid} leaves none of the {n} training sequences to train on")
     if valid > len(labelled):
         raise UserError(f"--valid: {valid} is more than the {len(labelled)} training sequences that have labels")
-    if cfg.epochs and len(labelled) < n:
-        unlabelled = f"{n - len(labelled)} of {n} training sequences have no label (y is -1)"
-        raise UserError(f"{unlabelled}: they serve pretraining only, --epochs 0; or leave them out")
     cfg.valid = valid
     test_rows = np.arange(len(task.y_test))[: cfg.limit_test]
     return np.setdiff1d(order, labelled[:valid]), np.sort(labelled[:valid][: cfg.limit_test]), test_rows
+
+
+def with_labels(cfg, y, train_rows):
+    """The training rows whose labels are used, in rising order: where a label is -1 there is none, and
+    --limit-labels takes the first n, of each class alike. Raises UserError if there are not so many."""
+    rows = train_rows[y[train_rows] >= 0]
+    if cfg.limit_labels is None:
+        if cfg.epochs and not len(rows):
+            raise UserError("no training sequence has a label (y is -1): pretraining alone can be had, --epochs 0")
+        return rows
+    if cfg.limit_labels > len(rows):
+        raise UserError(
+            f"--limit-labels: {cfg.limit_labels} is more than the {len(rows)} training sequences that have a label"
+        )
+    nth = np.empty(len(rows), int)  # in its class
+    for k in np.unique(y[rows]):
+        of_class = y[rows] == k
+        nth[of_class] = np.arange(of_class.sum())
+    return np.sort(rows[np.lexsort((y[rows], nth))[: cfg.limit_labels]])
 
 
 # --- the state ---
@@ -201,7 +232,7 @@ def saved_state(run):
     check_memory(run)
     state = run.directory.load(run.cfg, run.shapes)
     if run.total_steps < state.step:
-        done = -(-max(state.step - run.pretrain_steps, 0) // run.steps_per_epoch)
+        done = run.epochs_of_joint_training(state.step) + (run.epoch(state.step)[1] > 0)
         raise UserError(f"--epochs: {run.cfg.epochs} is less than the {done} this run has begun; give more")
     run.directory.drop_rows(lambda row: row["step"] > state.step)
     run.directory.write_json("config.json", dataclasses.asdict(run.cfg))  # --epochs may be new

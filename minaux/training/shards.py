@@ -30,9 +30,7 @@ class Shards(NamedTuple):
         """The whole batch's Result, given a model's loss_and_grads as `function`; the rest as in `each`."""
         total, *others = self.each(function, *batch, **options)
         for other in others:  # in the order of the shards
-            for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):
-                for name in its:
-                    mine[name] = mine[name] + its[name]
+            total = added(total, other)
         return total
 
     def each(self, function, params, x, y, draws, lengths=None, **options):
@@ -49,6 +47,14 @@ class Shards(NamedTuple):
     def run(self, function, params, parts, masks=None, **options):
         """The same of parts of one's own: (x, y, draws, lengths), sequences as many and as long as they are."""
         return self.workers.run(on_shard, (function, params, masks or {}, self.dtype, options), parts)
+
+
+def added(total, other):
+    """Two Results in one. The first has all parameters; its dicts are written into, its arrays are not."""
+    for mine, its in (total.losses, other.losses), (total.grads, other.grads), (total.dWh, other.dWh):
+        for name in its:
+            mine[name] = mine[name] + its[name]
+    return total
 
 
 def on_shard(function, params, masks, dtype, options, x, y, draws, lengths):

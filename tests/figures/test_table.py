@@ -19,6 +19,7 @@ def test_every_run_has_a_row(invoke, tmp_path):
         write_run(tmp_path / "c", test_accuracy=0.956, aux="r", bptt="full"),
         write_run(tmp_path / "small", test_accuracy=0.8, options={"size": 14, "bptt": 300}),
         write_run(tmp_path / "part", test_accuracy=0.7, options={"limit_train": 500, "valid": 50}),
+        write_run(tmp_path / "labels", test_accuracy=0.3, options={"limit_labels": 1000}),
         write_run(tmp_path / "few", test_accuracy=0.6, test_examples=100, complete=False),
         write_run(tmp_path / "text", test_accuracy=0.5, options={"task": "dbpedia"}),
         write_run(tmp_path / "other", test_accuracy=0.4, aux="r", options={"bptt": 3, "aux_bptt": 50}),
@@ -29,13 +30,22 @@ def test_every_run_has_a_row(invoke, tmp_path):
     found = {row["run"]: row for row in rows(text)}
     assert found.keys() == {run.name for run in runs}
     assert {name: row["accuracy, %"] for name, row in found.items()} == {
-        **{"a": "90.0", "c": "95.6", "small": "80.0", "part": "70.0", "few": "60.0 *", "text": "50.0"},
+        **{
+            "a": "90.0",
+            "c": "95.6",
+            "small": "80.0",
+            "part": "70.0",
+            "labels": "30.0",
+            "few": "60.0 *",
+            "text": "50.0",
+        },
         **{"other": "40.0", "begun": "not tested yet"},
     }
     # The paper's figure stands beside runs of the whole task at its sizes, tested on all of it.
     reported = {name: row["paper"] for name, row in found.items() if row["paper"] != "–"}
     assert reported == {"a": "88.8", "c": "95.2", "begun": "88.8"}
     assert found["small"]["task"] == "pMNIST 14×14" and found["part"]["task"] == "pMNIST, 450 sequences"
+    assert found["labels"]["task"] == "pMNIST, 1,000 labels"
     assert (found["c"]["model"], found["c"]["truncation"]) == ("r-LSTM", "full")
     assert found["other"]["truncation"] == "3 (r: 50)" and found["text"]["task"] == "DBpedia, 512 bytes"
     assert "Where * stands, not all runs have come to their end." in text

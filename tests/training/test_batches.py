@@ -87,7 +87,7 @@ def test_padding_changes_nothing(tmp_path_factory, seed, n, aux):
         losses, grads, _, _ = loss_and_grads(run, shards, state.params, 0)
         function, params, inputs, y, draws, options = seen[0]
         alone = []
-        for column, row in enumerate(run.shuffled.rows(0)):
+        for column, row in enumerate(run.shuffled.rows(0, 0)):
             start = T - len(x[row])
             mine = draws._replace(
                 r_anchors=[a - start for a in draws.r_anchors],

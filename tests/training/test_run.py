@@ -117,7 +117,7 @@ def test_feeding_fades_over_pretraining_or_over_all_steps_without_it(pretrain, f
 def test_split_is_by_a_fixed_seed_and_keeps_the_last_partial_batch(tmp_path):
     task = toy(n=107)
     run, other = (set_up(options(seed=s, batch_size=10), task, tmp_path) for s in (0, 1))
-    assert len(run.valid_rows) == 10 and len(run.train_rows) == 97 and run.steps_per_epoch == 10
+    assert len(run.valid_rows) == 10 and len(run.train_rows) == 97 and run.shuffled.steps_per_epoch == 10
     assert sorted([*run.valid_rows, *run.train_rows]) == list(range(107))
     assert (run.valid_rows == other.valid_rows).all()
     limited = set_up(options(limit_train=50, limit_test=4), task, tmp_path)

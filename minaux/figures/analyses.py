@@ -2,6 +2,7 @@
 
 truncation  accuracy against the truncation, down to 1 and 0 ("little to no back-propagation"): at 0 no
             supervised gradient enters the LSTM, an auxiliary loss alone trains it
+labels      accuracy against the number of labels, where the auxiliary loss has all sequences
 curves      training loss and accuracy of none, r and p, for what the auxiliary loss does to optimisation and
             to generalisation
 anchors     r with more anchors and shorter segments
@@ -21,6 +22,12 @@ AUX = ("none", "r", "p")
 GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are
     # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
     "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 3, 10, 30, 100, 300)],
+    # Fewer labels, more epochs, and fewer batches in all: 384, 600, 960, 1,692 and 3,130 of 32.
+    "labels": [
+        {"aux": aux, "limit_labels": n, "epochs": epochs}
+        for aux in AUX
+        for n, epochs in ((100, 96), (300, 60), (1000, 30), (3000, 18), (10_000, 10))
+    ],
     "curves": [{"aux": aux} for aux in AUX],
     "anchors": [
         {"aux": "r", "anchors": n, "aux_length": L}
@@ -152,12 +159,23 @@ def summary(name, grid):
 
 
 def truncation_figure(grid, accuracies):
-    figure, axes = one_panel("truncation of the supervised loss, steps (at 0 it trains the classifier alone)")
+    return accuracy_figure(
+        grid, accuracies, "bptt", "truncation of the supervised loss, steps (at 0 it trains the classifier alone)"
+    )
+
+
+def labels_figure(grid, accuracies):
+    return accuracy_figure(grid, accuracies, "limit_labels", "labels")
+
+
+def accuracy_figure(grid, accuracies, option, xlabel):
+    """A curve for each of AUX against the values of an option, one beside the next."""
+    figure, axes = one_panel(xlabel)
     for n, aux in enumerate(AUX):
-        some = [(options["bptt"], y) for (_, options), y in zip(grid, accuracies) if options["aux"] == aux]
-        truncations, y = zip(*some)
+        some = [(options[option], y) for (_, options), y in zip(grid, accuracies) if options["aux"] == aux]
+        values, y = zip(*some)
         axes.plot(range(len(y)), y, label=aux, **style(n))
-    axes.set_xticks(range(len(y)), truncations)
+    axes.set_xticks(range(len(y)), [f"{value:,}" for value in values])
     axes.set(ylabel="test accuracy, %", ylim=(0, 100))
     axes.legend(title="auxiliary loss")
     return figure
@@ -176,7 +194,12 @@ def anchors_figure(grid, accuracies):
     return figure
 
 
-FIGURES = {"truncation": truncation_figure, "curves": curves_figure, "anchors": anchors_figure}
+FIGURES = {
+    "truncation": truncation_figure,
+    "labels": labels_figure,
+    "curves": curves_figure,
+    "anchors": anchors_figure,
+}
 
 
 def cost_summary(rows):

@@ -123,6 +123,15 @@ def test_the_truncation_picture_has_a_line_for_each_loss():
     }
 
 
+def test_the_labels_picture_has_a_line_for_each_loss():
+    grid = analyses.runs("labels", "x")
+    axes = analyses.labels_figure(grid, range(15)).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "300", "1,000", "3,000", "10,000"]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[*range(5)], [*range(5, 10)], [*range(10, 15)]]
+    batches = [options["epochs"] * -(-options["limit_labels"] // 32) for _, options in grid[:5]]
+    assert batches == [384, 600, 960, 1692, 3130]
+
+
 def test_costs_are_measured_once(invoke, tmp_path, monkeypatch):
     tiny = [(name, Case("none", T, K, N=4, H=4)) for T in (20, 40) for name, K in (("full", "full"), ("short", 5))]
     monkeypatch.setattr(bench, "costs", lambda: tiny)

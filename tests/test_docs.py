@@ -2,12 +2,17 @@
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+import cli
+from minaux.figures import table
+from minaux.training import config
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
 FOLDERS = ("minaux", "tests", "datasets", "docs", "results", ".ci")  # a path in backticks starts with one of them
 
 FILES = [p.relative_to(ROOT).with_suffix("").parts for p in ROOT.glob("minaux/**/*.py") if p.name != "__init__.py"]
@@ -122,3 +127,22 @@ def test_wrong_paths_are_found():
 def test_wrong_links_are_found():
     text = "[a](minaux/lstm.py) [b](README.md#minaux) [c](https://arxiv.org) [d](README.md#nowhere) ![e](no.svg)"
     assert missing_links(text, ROOT / "README.md") == ["README.md#nowhere", "no.svg"]
+
+
+RESULTS = ROOT / "results" / "README.md"
+RECORDED = re.findall(r"^\| ([\w-]+) \| `python cli.py train ([^`]+)` \|", RESULTS.read_text("utf8"), re.M)
+
+
+@pytest.mark.parametrize("run, command", RECORDED, ids=[run for run, _ in RECORDED])
+def test_a_recorded_run_has_its_command(run, command):
+    """The command gives, with the defaults of today, the options that the run was made with."""
+    now = config.build(cli.train_options(shlex.split(command)), 2)
+    then = config.read(RESULTS.parent / "runs" / run / "config.json")
+    then.size = then.size or now.size  # an older run lacks it
+    now.valid = then.valid if now.valid is None else now.valid  # its default depends on the data
+    assert table.other_settings(now) == table.other_settings(then)
+    assert [getattr(now, name) for name in table.COLUMNS] == [getattr(then, name) for name in table.COLUMNS]
+
+
+def test_every_recorded_run_has_a_command():
+    assert {run for run, _ in RECORDED} == {folder.name for folder in (RESULTS.parent / "runs").iterdir()}

@@ -61,7 +61,7 @@ class Error(NamedTuple):
     """The worst disagreement of one argument, or the first that is wrong."""
 
     name: str
-    where: str = ""  # an index, or "a random direction"; "" if nothing could be compared
+    where: str = ""  # an entry, or a random direction; "" if nothing could be compared
     analytic: float = math.nan
     numeric: float = math.nan
     rounding: float = 0.0  # what rounding and truncation may add to |a-n|; 0 where RELATIVE was enough
@@ -81,7 +81,7 @@ class Error(NamedTuple):
         return self.relative > RELATIVE
 
     def __str__(self):
-        values = f" at {self.where}: {self.analytic!r}, numeric {self.numeric!r}" if self.where else ""
+        values = f" {self.where}: yours {self.analytic!r}, numeric {self.numeric!r}" if self.where else ""
         return f"{self.name}{values}" + (f": {self.note}" if self.note else "")
 
 
@@ -224,10 +224,10 @@ def _argument_error(f, args, centre, name, given, rng, coordinates):
 def _direction(rng, shape, entry):
     """A place and its direction: along an entry, or (None) a random one."""
     if entry is None:
-        return "a random direction", rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
+        return "along a random direction", rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
     direction = np.zeros(shape)
     direction.flat[entry] = 1.0
-    return f"index {tuple(map(int, np.unravel_index(entry, shape)))}", direction
+    return f"at index {tuple(map(int, np.unravel_index(entry, shape)))}", direction
 
 
 def _error_at(f, args, centre, name, grad, where, direction):

@@ -1,7 +1,7 @@
 """Where gradients may go, in whole numbers: anchors, segments, spans of truncated back-propagation.
 
 A span (t0, t1) holds the steps t0 ... t1-1. K is a truncation length, L a segment's length, a an anchor;
-`h[a]` is the main LSTM's state after step a. The README lists what the paper leaves open.
+`h[a]` is the main LSTM's state after step a. docs/choices.md lists what the paper leaves open.
 """
 
 

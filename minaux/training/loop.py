@@ -26,7 +26,8 @@ def train(run, state):
     with run.open_shards() as shards, listening() as stop:
         if not run.cfg.quiet:
             run.echo(report.introduction(run, state))
-            run.echo(f"this should take about {report.duration(estimate(run, shards, state, stop))}")
+            if state.step < run.total_steps:
+                run.echo(f"this should take about {report.duration(estimate(run, shards, state, stop))}")
         train_steps(run, shards, state, stop)
         result = evaluation.test(run, shards, state, stop)
         run.directory.write_json("result.json", result)

@@ -49,9 +49,9 @@ def introduction(run, state):
             f"the learning rate falls to 0 at step {end} and stays there ({why}): later steps change nothing"
         )
     where = f"{cfg.shards} threads" if run.device == "cpu" else "the GPU"
-    lines.append(
-        f"{epochs} epochs, {todo:,} batches of {cfg.batch_size} to go, on {where}; writing to {run.directory.path}"
-    )
+    begun = f"going on at step {state.step:,}: " if state.step else ""
+    todo = f"{todo:,} batches of {cfg.batch_size} to go, on {where}" if todo else "all are done, it is tested again"
+    lines.append(f"{begun}{epochs} epochs, {todo}; writing to {run.directory.path}")
     return "\n".join(lines)
 
 

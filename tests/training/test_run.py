@@ -190,6 +190,19 @@ def test_segments_that_the_shortest_sequence_shortens_are_told(lengths, aux_leng
     assert f"direct credit: r's gradient gets to the step that read the target for {targets}" in told
 
 
+@pytest.mark.parametrize(
+    "step, says",
+    [
+        (0, "2 epochs, 4 batches of 10 to go, on 1 threads; writing"),
+        (3, "going on at step 3: 2 epochs, 1 batches of 10 to go, on 1 threads; writing"),
+        (4, "going on at step 4: 2 epochs, all are done, it is tested again; writing"),
+    ],
+)
+def test_a_run_says_where_it_goes_on(tmp_path, step, says):
+    run = set_up(options(batch_size=10, valid=0), toy(), tmp_path)
+    assert report.introduction(run, State({}, {}, step=step)).splitlines()[-1].startswith(says)
+
+
 def test_the_best_validation_weights_are_tested(tmp_path, monkeypatch):
     task = toy(n=60)
     run = set_up(options(epochs=4, lr=0.05), task, tmp_path / "run")

@@ -198,7 +198,9 @@ def test_where_the_loss_is_not_defined_smaller_steps_are_taken():
     args, right = {"w": np.array([1e-9, 1.0]), "v": 1.0}, {"w": np.array([1e9, 1.0]), "v": 1.0}
     check_gradients(lambda a: np.log(a["w"]).sum() + a["v"], args, right)
     check_gradients(lambda a: sum(map(math.log, a["w"])) + math.log(a["v"]), args, right)  # ValueError below 0
-    refused(GradientError, "^gradients differ:\nw ", lambda a: np.log(a["w"]).sum(), args, {"w": np.array([1e9, 1.001])})
+    refused(
+        GradientError, "^gradients differ:\nw ", lambda a: np.log(a["w"]).sum(), args, {"w": np.array([1e9, 1.001])}
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ..ops import mlp_forward, mse_forward, softmax_cross_entropy_forward
 from ..windows import kept_spans
 from . import batches, report
 from .config import UserError
-from .run import load
+from .run import load, save
 
 WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the memory does
 BLOCK = 64  # sequences a process tests at a time: from there on a column takes no less time (docs/speed.md)
@@ -183,7 +183,8 @@ def evaluate_and_tell(run, shards, state, params, split, stop):
 
 def validate(run, shards, state, stop):
     """Validate, and keep the weights if they are the best so far (in joint training)."""
-    accuracy = evaluate_and_tell(run, shards, state, state.params, "valid", stop)["accuracy"]
+    with stop.saving(lambda: save(run, state)):
+        accuracy = evaluate_and_tell(run, shards, state, state.params, "valid", stop)["accuracy"]
     if state.step > run.pretrain_steps and (state.best is None or accuracy > state.best_accuracy):
         state.best_accuracy, state.best_step = accuracy, state.step
         state.best = {name: w.copy() for name, w in state.params.items()}

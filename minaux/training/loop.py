@@ -60,7 +60,7 @@ def train_steps(run, shards, state, stop):
                 return
             bar.set_description("pretrain" if state.step < run.pretrain_steps else "joint", refresh=False)
             now = time.monotonic()
-            row, n = train_step(run, shards, state)
+            row, n = train_step(run, shards, state, stop)
             seconds += time.monotonic() - now
             sequences += n
             rate = sequences / seconds
@@ -73,14 +73,16 @@ def train_steps(run, shards, state, stop):
             bar.update()
 
 
-def train_step(run, shards, state):
-    """One update of `state`, in place. Returns the batch's row and number of sequences.
+def train_step(run, shards, state, stop=None):
+    """One update of `state`, in place. Returns the batch's row and number of sequences. A signal before the update
+    has `state` saved, where there is a Stop.
 
     Raises UserError if the loss or a gradient is not finite. A GPU is not waited for until a row is due: the
     batches between have None for theirs. What is not finite spreads to all later losses.
     """
     cfg, step = run.cfg, state.step
-    losses, grads, row, n = loss_and_grads(run, shards, state.params, step)
+    with stop.saving(lambda: save(run, state)) if stop else contextlib.nullcontext():
+        losses, grads, row, n = loss_and_grads(run, shards, state.params, step)
     norm = optim.global_norm(grads)
     if run.device == "cpu" or row_is_due(run, step + 1):
         row = {name: value if value is None or name == "phase" else float(value) for name, value in row.items()}

@@ -96,6 +96,7 @@ class Ranks:
         broadcast(comm, (self.mine.n, self.gpu, pack((function, common), self.common.first)), self.common)
         comm.scatter(shares)
         results[:: comm.size] = self.mine.run(function, common, shares[0])
+        all_are_done(comm)
         sizes, packed = zip(*comm.gather((0, None)))
         begins = [sum(sizes[:rank]) for rank in range(comm.size)]
         everything = self.answers.first(sum(sizes))
@@ -108,6 +109,13 @@ class Ranks:
                 raise WorkerError(f"rank {rank} on {host} failed ({error!r})") from WorkerError(text)
             results[rank :: comm.size] = answer
         return results
+
+
+def all_are_done(comm):
+    """Wait for the other ranks where signals are heard meanwhile, as they are not within a call of MPI."""
+    request = comm.Ibarrier()
+    while not request.Test():
+        os.sched_yield()
 
 
 def broadcast(comm, head, buffer):
@@ -152,5 +160,6 @@ def serve(comm):
             except Exception as error:
                 result = False, (error, platform.node(), traceback.format_exc())
             packed = pack(result, answer.first)
+            comm.Ibarrier().Wait()
             comm.gather((len(answer.used), packed))
             comm.Gatherv(answer.used, None)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes the batch, saves, and says how to go on."""
+"""Signals that ask a run to stop: it saves, finishes the batch, saves that, and says how to go on."""
 
 import contextlib
 import signal
@@ -6,6 +6,8 @@ import sys
 import threading
 
 from tqdm import tqdm
+
+from .config import UserError
 
 # From a terminal; by `kill`, a scheduler or a shutdown; by a terminal that closes; ahead of a time limit.
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
@@ -22,7 +24,17 @@ class Stopped(Exception):
 class Stop(threading.Event):
     """Set when a signal came, `number`."""
 
-    number = None
+    number = save = None
+
+    @contextlib.contextmanager
+    def saving(self, save):
+        """Within nothing changes, so a signal calls save() at once. Not all who send one wait for the batch:
+        mpiexec kills its ranks half a second later."""
+        self.save = save
+        try:
+            yield
+        finally:
+            self.save = None
 
     def check(self):
         """Raise Stopped if one came."""
@@ -39,6 +51,9 @@ def listening():
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         stop.number = number
         stop.set()
+        if stop.save is not None:
+            with contextlib.suppress(OSError, UserError):  # the run saves again, and tells what is wrong
+                stop.save()
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else f" ({signal.Signals(number).name})"
         tqdm.write(f"stopping after this batch{again}", file=sys.stderr)
 

@@ -1,5 +1,6 @@
 """Ranks of MPI: the same bits as processes of one machine, and their end."""
 
+import json
 import os
 import pathlib
 import random
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from minaux.training import ranks
-from tests.conftest import ROOT, SMALL, assert_same_arrays
+from tests.conftest import ROOT, SMALL, assert_same_arrays, rows
 
 pytest.importorskip("mpi4py", reason="requirements-mpi.txt is not installed")
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
@@ -102,9 +103,9 @@ def training(run, *args, n=2):
     """The ranks of a run that has begun to train."""
     process = start(n, "train", *args, "--out", run)
     process.out = run
-    rows = run / "metrics.jsonl"
+    metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 60
-    while not (rows.exists() and rows.read_text().count("\n") > 1) and time.monotonic() < deadline:
+    while not (metrics.exists() and metrics.read_text().count("\n") > 1) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(random.Random(str(run)).random() / 2)
     return process, pids(process)
@@ -140,6 +141,19 @@ def test_sigterm_saves_and_ends_all_ranks(tmp_path, to):
     alone("train", "--resume", "--quiet", "--out", run_)
     alone("train", *LONG, "--threads", 2, "--out", whole)
     assert_same_arrays(run_, whole)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="no /proc")
+def test_mpiexec_does_not_wait_for_the_batch(tmp_path):
+    """It kills its ranks half a second after SIGTERM: what was trained until then is saved all the same."""
+    options = "--task mnist --bptt full --batch-size 256 --valid 0 --limit-test 64 --epochs 1 --threads 1 --quiet"
+    process, _ = training(tmp_path / "run", *options.split())
+    trained = rows(tmp_path / "run")[-1]["step"]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert not pids(process) and trained > 0
+    with np.load(tmp_path / "run/checkpoint.npz") as file:
+        assert json.loads(bytes(file["meta"]).decode())["step"] >= trained
 
 
 def test_bad_options_are_told_once(tmp_path):

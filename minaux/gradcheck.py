@@ -113,7 +113,8 @@ def check_gradients(f, args, grads, seed=0, coordinates=3):
     would have to hide from SMALLER smaller steps or more. Where η/h rises again, or n(h) leaves what was trusted
     at a smaller step, f bends too much. The n(h) before that decides: a may be off by RELATIVE max(|a|, |n|) +
     SAFETY η/h, and by 8 roundings of its own dtype. `Error.rounding` has the last two. So a loss with a large
-    constant part hides more, but raises no false alarm. Not judged is what moves the loss by less than it rounds.
+    constant part hides more, but raises no false alarm. Not judged is what moves the loss by less than
+    SAFETY times what it rounds.
 
     The directions. Their entries are ±1/2 to ±3/2, so none hides a wrong entry; there are two, and one more for
     each 40,000 entries, at most ten. One wrong entry, off by e, is always found at a checked entry. A direction
@@ -246,7 +247,7 @@ def _error_at(f, args, centre, name, grad, where, direction):
     scale, own = float(abs(w).max()), abs(w[on & (w != 0)])
     scale = scale if scale > 1e-200 else 1.0
     error = Error(name, where, float((grad[on] * direction[on]).sum()))
-    if pair := ends(STEP * scale):
+    if (pair := ends(STEP * scale)) and pair[0] != pair[1]:  # where f does not move, larger steps decide
         quick = error._replace(numeric=float(pair[0] - pair[1]) / (2 * STEP * scale))
         if not quick.wrong:
             return quick
@@ -260,6 +261,9 @@ def _error_at(f, args, centre, name, grad, where, direction):
     if len(h) <= SMALLER:
         return None if pair is None else error._replace(note="the loss beside args is not finite")
     n, rounding, bend = _measured(np.array(h), *np.array(losses).T, centre[0])
+    still = max((step for step, (up, down) in zip(h, losses) if up == down), default=0.0)
+    if error.analytic == 0 and abs(n) * still > EPS * abs(centre[0]):  # f is flat here, and bends beyond
+        return error._replace(numeric=0.0)
     error = error._replace(numeric=n)
     if not math.isfinite(error.analytic):
         return error

@@ -372,6 +372,17 @@ def test_kinks_may_be_arrays_or_lists_of_arrays(form):
     check_gradients(lambda args: (relu(args)[0], form(args["w"] > 0)), {"w": w}, right, coordinates=20)
 
 
+@pytest.mark.parametrize("constant, slope", [(1e12, 1.0), (-1e12, 1.0), (1.0, 1e-13)])
+def test_a_forgotten_gradient_is_found_where_the_usual_step_does_not_move_the_loss(constant, slope):
+    def f(args):
+        return constant + slope * args["w"].sum()
+
+    args = {"w": np.array([1.0, 2.0, 0.5])}
+    check_gradients(f, args, {"w": np.full(3, slope)})
+    refused(GradientError, "^gradients differ:\nw .*: yours 0.0, numeric", f, args, {"w": np.zeros(3)})
+    check_gradients(lambda args: constant, args, {"w": np.zeros(3)})
+
+
 def test_no_kinks_at_all_may_be_none_or_an_empty_list():
     for none in None, [], ():
         check_gradients(lambda args, none=none: (cube(args), none), {"w": np.ones(2)}, {"w": 3 * np.ones(2)})

@@ -106,7 +106,7 @@ def one_line_errors(command):
             sys.exit(130)
         except MemoryError as error:
             raise click.ClickException(
-                f"out of memory ({error}); try a smaller --hidden or --batch-size"
+                f"out of memory ({error}); free some, or train with a smaller --size, --hidden or --batch-size"
             ) from error
 
     return wrapped
@@ -191,7 +191,8 @@ def train(out, resume, **given):
         cfg = config.build(given, cores())
         size = f"{cfg.size}-" if "size" in given else ""
         kind = cfg.aux if cfg.model == "lstm" else cfg.model
-        out = out or os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
+        default = os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
+        out = default if out is None else out
     with RunDirectory(out).held():
         train_in(out, resume, given)
 
@@ -212,7 +213,7 @@ def train_in(out, resume, given):
 def train_and_tell(run, state):
     """Train and test, and say what it came to, or how to go on."""
     out = run.directory.path
-    again = f"python cli.py train --resume --out {shlex.quote(out)}"
+    again = f"{datasets.program()} train --resume --out {shlex.quote(out)}"
     try:
         result = loop.train(run, state)
     except OSError as error:
@@ -223,7 +224,9 @@ def train_and_tell(run, state):
     except KeyboardInterrupt:
         click.echo(f"\nstopped at once; go on from the last checkpoint with: {again}", err=True)
         sys.exit(130)
-    click.echo(f"test accuracy {result['test_accuracy']:.2%} on {result['test_examples']:,} sequences")
+    untrained = ", of a classifier that is not trained (--epochs 0)" if not run.cfg.epochs else ""
+    tested = f"on {result['test_examples']:,} sequences{untrained}"
+    click.echo(f"test accuracy {result['test_accuracy']:.2%} {tested}")
     if paper.reported(run.cfg) is not None:
         click.echo(f"the paper reports {report.in_the_paper(run.cfg)}")
     click.echo(f"config.json, metrics.jsonl, checkpoint.npz and result.json are in {out}")
@@ -349,14 +352,21 @@ def left_out(line):
 def predict(run, data_dir, out):
     """Classify sequences with RUN's best weights.
 
-    They are the array x of an .npz file, as the run's task has them; labels are not needed. Writes a row for each:
-    its class, and the probability of every class.
+    They are the array x of an .npz file, as the run's task has them; labels are not needed. Writes a row for each,
+    in the file's order: its class, and the probability of every class. The run's own test sequences have a column
+    with their label besides.
     """
+    check_out(out, "predictions.csv")
     classify = load_model(run)
-    x = datasets.npz.inputs(data_dir) if data_dir else load_task(RunDirectory(run).read_config())[1].x_test
+    if data_dir:
+        x, labels = datasets.npz.inputs(data_dir), {}
+    else:
+        x, y, tested = set_up(*load_task(RunDirectory(run).read_config()), run, device="cpu").sequences("test")
+        x, labels = [x[i] for i in tested] if isinstance(x, list) else x[tested], {"label": y[tested]}
     found = classify(x, threads=cores())
-    rows = [["class", *(f"p{n}" for n in range(found.shape[1]))]]
-    rows += [[p.argmax(), *(f"{value:.6g}" for value in p)] for p in found]
+    rows = [["class", *labels, *(f"p{n}" for n in range(found.shape[1]))]]
+    columns = found.argmax(1), *labels.values(), found
+    rows += [[*known, *(f"{value:.6g}" for value in p)] for *known, p in zip(*columns)]
     write_whole(out, "".join(",".join(map(str, row)) + "\n" for row in rows).encode())
     click.echo(f"{out} has the classes of {len(found):,} sequences")
 

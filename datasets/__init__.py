@@ -2,8 +2,10 @@
 
 import contextlib
 import inspect
+import os
 import pathlib
 import shlex
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ __all__ = [
     "fingerprint",
     "folder",
     "load",
+    "program",
     "survey",
 ]
 
@@ -70,7 +73,13 @@ def folder(name, data_dir=None):
 def command(name, data_dir=None):
     """The command that downloads what `name` is read from."""
     where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-    return f"python cli.py data fetch {name}{where}"
+    return f"{program()} data fetch {name}{where}"
+
+
+def program():
+    """What a user types to start the program: `minaux` where it is installed, else python and cli.py's path."""
+    name = os.path.basename(sys.argv[0])
+    return name if name == "minaux" else f"python {shlex.quote(sys.argv[0]) if name == 'cli.py' else 'cli.py'}"
 
 
 def survey(name, data_dir=None):

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cli
+import datasets
 import minaux
 from datasets import Task, mnist
 from minaux import model
@@ -333,7 +334,7 @@ datasets.load = lambda *args: whole._replace(fingerprint=datasets.fingerprint(wh
         ({"preset": "paper"}, {"forget_bias": 1, "lr": 0.001, "lr_schedule": "constant"}),
         ({"model": "irnn"}, {"forget_bias": 1, "lr": 0.0003, "lr_schedule": "cosine"}),
         ({"model": "irnn", "size": 14}, {"bptt": "full"}),
-        ({"model": "urnn", "bptt": 40}, {"lr": 0.001, "lr_schedule": "cosine", "bptt": 40}),
+        ({"model": "urnn", "bptt": 40}, {"lr": 0.0003, "lr_schedule": "cosine", "bptt": 40}),
         ({"model": "transformer", "preset": "paper"}, {"lr": 0.0005, "batch_size": 16, "epochs": 100, "valid": 0}),
         ({"aux": "p", "preset": "paper"}, {"pretrain_epochs": 20, "epochs": 100, "bptt": 300, "aux_length": 600}),
         ({"aux": "r", "preset": "paper", "epochs": 7}, {"pretrain_epochs": 20, "epochs": 7, "valid": 0}),
@@ -812,8 +813,37 @@ def test_a_config_of_a_newer_version_is_told_as_one(invoke, run):
     saved = read(run / "config.json")
     (run / "config.json").write_text(json.dumps({**saved, "version": "99.1", "dropout": 0.5}))
     refused(invoke("evaluate", run), "was written by minaux 99.1,", "does not know dropout; use that version")
+    (run / "config.json").write_text(json.dumps({**saved, "version": "99.1", "model": "mamba"}))
+    refused(invoke("evaluate", run), "was written by minaux 99.1,", "'mamba' is not one of", "; use that version")
     (run / "config.json").write_text(json.dumps({**saved, "dropout": 0.5}))  # this version wrote no such thing
     refused(invoke("evaluate", run), "is damaged")
+
+
+@pytest.mark.parametrize("command", [["train", *SMALL], ["demo"], ["analyse", "curves", "--task", "mnist"]])
+def test_an_empty_out_is_told(invoke, command):
+    refused(invoke(*command, "--out", ""), "--out: the name is empty, choose a directory")
+
+
+def test_one_command_goes_on_with_none_r_and_p(invoke, tmp_path):
+    """--pretrain-epochs, which is 0 without an auxiliary loss, is no other option than the run's."""
+    options = [*SMALL, "--aux", "none", "--pretrain-epochs", 1, "--quiet", "--out", tmp_path / "run"]
+    assert invoke("train", *options, "--budget", 0).status == 0
+    assert invoke("train", *options, "--resume").status == 0
+    refused(invoke("train", *options, "--resume", "--lr", 1), "--lr 1.0 differs from this run's")
+
+
+@pytest.mark.parametrize(
+    "started, typed",
+    [
+        ("/a b/cli.py", "python '/a b/cli.py'"),
+        ("cli.py", "python cli.py"),
+        ("/bin/minaux", "minaux"),
+        ("-c", "python cli.py"),
+    ],
+)
+def test_advice_names_what_was_started(monkeypatch, started, typed):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert datasets.program() == typed and datasets.command("cifar10") == f"{typed} data fetch cifar10"
 
 
 def test_pretraining_tells_no_accuracy(invoke, tmp_path):

@@ -299,5 +299,7 @@ def loss_and_grads(params, x, y, draws, K, aux_K=0, aux_weight=1.0, batch_size=N
         dh = urnn_backward(dh, x[t0:], zs, *main, between(mask, t0, len(x)), grads)
         if t0 == 0:
             as_complex(grads["main.h0"])[:] += dh.sum(0)
+        elif mask is not None:  # a sequence of K steps begins here
+            as_complex(grads["main.h0"])[:] += (1 - mask[t0 - 1]) @ dh
     dWh = {"supervised": grads["main.theta"], "auxiliary": xp.zeros_like(grads["main.theta"])}
     return Result({"supervised": loss, "r": 0.0, "p": 0.0}, grads, dWh, [])

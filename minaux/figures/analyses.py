@@ -13,7 +13,7 @@ import json
 import os
 
 from ..training import config
-from ..training.checkpoint import Held, read_json, read_result, read_rows, write_whole
+from ..training.checkpoint import Held, check_directory, read_json, read_result, read_rows, write_whole
 from ..training.config import UserError
 from . import plots
 from .plots import COLORS, LINES, MARKERS
@@ -108,6 +108,7 @@ def cost(out, processes, tell):
 
 def note(out, options):
     """Note in `out` what is run there. Raises UserError if it is something else's directory."""
+    check_directory(out)
     noted = os.path.join(out, "options.json")
     if os.path.exists(os.path.join(out, "config.json")):
         raise UserError(f"{out} holds a run: choose another --out")

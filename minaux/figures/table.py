@@ -88,7 +88,8 @@ def what(cfg):
     if cfg.max_length:
         task += f", {cfg.max_length} bytes"
     if cfg.limit_train:
-        task += f", {cfg.limit_train - (cfg.valid or 0):,} sequences"
+        n = min(cfg.limit_train, (cfg.data or {}).get("train", cfg.limit_train)) - (cfg.valid or 0)
+        task += f", {n:,} sequences"
     if cfg.limit_labels:
         task += f", {cfg.limit_labels:,} labels"
     model = MODELS.get(cfg.model, cfg.model)

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import secrets
 
 import numpy as np
 
@@ -29,6 +30,15 @@ class State:
     step: int = 0  # batches trained on
     evaluated: int = 0  # the step of the last validation
     elapsed_s: float = 0.0
+
+
+def check_directory(path):
+    """Raise UserError if there can be no directory of that name."""
+    if not path:
+        raise UserError("--out: the name is empty, choose a directory")
+    if os.path.lexists(path) and not os.path.isdir(path):
+        kind = "a link to nothing" if os.path.islink(path) else "a file"
+        raise UserError(f"--out: {path} is {kind}, choose a directory")
 
 
 class Held(UserError):
@@ -53,34 +63,43 @@ class RunDirectory:
     def held(self):
         """Within: the directory is there, and no other process writes in it. Raises Held if one does, UserError if
         there can be no such directory. The lock ends with its process (`flock`; NFS has it from version 4 on)."""
-        if not self.path:
-            raise UserError("--out: the name is empty, choose a directory")
-        if os.path.lexists(self.path) and not os.path.isdir(self.path):
-            kind = "a link to nothing" if os.path.islink(self.path) else "a file"
-            raise UserError(f"--out: {self.path} is {kind}, choose a directory")
+        check_directory(self.path)
         new = not os.path.isdir(self.path)
         os.makedirs(self.path, exist_ok=True)
         with open(self.file("lock"), "a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
-                    raise FileNotFoundError  # who had it has just removed it
-            except (BlockingIOError, FileNotFoundError):
-                lock.seek(0)
-                who = lock.read() or "another process"
-                raise Held(f"{self.path} is being written by {who}: wait, or choose another --out") from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}")
-            lock.flush()
+            self.take(lock, new)
             try:
                 for name in "checkpoint.npz", "config.json", "metrics.jsonl", "result.json":
                     for left in glob.glob(glob.escape(self.file(name)) + ".*.tmp"):  # by a process that was killed
                         os.remove(left)
                 yield
             finally:
-                os.remove(lock.name)
-                if new and not os.listdir(self.path):  # no run began
-                    os.rmdir(self.path)
+                self.leave(new)
+
+    def leave(self, new):
+        """Remove the lock, and a new directory in which no run began."""
+        self.remove("lock")
+        if new and os.path.isdir(self.path) and not os.listdir(self.path):
+            os.rmdir(self.path)
+
+    def take(self, lock, new):
+        """Take the lock, an open file. Raises Held if another process has it, UserError if none can be had."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
+                raise FileNotFoundError  # who had it has just removed it
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"process {os.getpid()} on {platform.node()}")
+            lock.flush()
+        except (BlockingIOError, FileNotFoundError):
+            lock.seek(0)
+            who = lock.read() or "another process"
+            raise Held(f"{self.path} is being written by {who}: wait, or choose another --out") from None
+        except OSError as error:
+            self.leave(new)
+            why = f"{self.path} cannot be locked ({error.strerror})"
+            raise UserError(f"{why}: free some space, or choose an --out on another file system") from None
 
     def create(self, cfg):
         """Write config.json. Raises UserError if a run is here already (what has no checkpoint is none)."""
@@ -216,14 +235,20 @@ def read_result(run):
 
 
 def write_whole(path, data):
-    """Write bytes to `path`: to a neighbour first, flushed to the disk, then renamed over it."""
-    temporary = f"{path}.{os.getpid()}.tmp"  # two processes may write the same picture
+    """Write bytes to `path`: to a neighbour first, flushed to the disk, then renamed over it. A link stays one, and
+    what is no file (a pipe, /dev/null) is written as it is."""
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as file:
+            file.write(data)
+        return
+    temporary = f"{target}.{secrets.token_hex(8)}.tmp"  # others, elsewhere too, may write the same picture
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if os.path.exists(temporary):
             os.remove(temporary)

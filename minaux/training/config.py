@@ -29,7 +29,7 @@ QUICK_LSTM = {
 # What the baselines set, with either preset: settings at which they learn (results/trials/notes.md, 10).
 BASELINES = {
     "irnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"},
-    "urnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 1e-3, "lr_schedule": "cosine"},
+    "urnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"},
     "transformer": {"bptt": "full", "batch_size": 16, "dropconnect": 0.0, "lr": 5e-4, "lr_schedule": "cosine"},
 }
 # What some tasks set, beneath the options the user gives.
@@ -202,12 +202,18 @@ def read(path):
     try:
         with open(path, encoding="utf-8") as file:
             values = json.load(file)
+        newer = values.get("version", __version__) != __version__
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Config)})
-        if unknown and values.get("version") != __version__:
-            whose = f"was written by minaux {values.get('version')}, this is {__version__}"
+        whose = f"was written by minaux {values.get('version')}, this is {__version__}"
+        if unknown and newer:
             raise Newer(f"{path} {whose}, which does not know {', '.join(unknown)}; use that version")
         config = Config(**values)
-        check(config)
+        try:
+            check(config)
+        except UserError as error:
+            if newer:
+                raise Newer(f"{path} {whose}, which cannot read it ({error}); use that version") from None
+            raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it or start a new run") from None
     except Newer:
@@ -219,8 +225,9 @@ def read(path):
 
 def resumed(saved, given):
     """The Config to go on with: `saved`, with what `given` may change. Raises UserError if it asks for more."""
+    without = ("pretrain_epochs",) if saved.aux == "none" else ()  # it was taken as 0
     for name, value in given.items():
-        if name not in CHANGEABLE and value != getattr(saved, name):
+        if name not in (*CHANGEABLE, *without) and value != getattr(saved, name):
             what = f"{option(name)} {value} differs from this run's {getattr(saved, name)}"
             raise UserError(f"{what}; leave it out, or choose another --out")
     changes = {name: given[name] for name in CHANGEABLE if name in given}

@@ -23,8 +23,8 @@ from .shards import open_shards
 def load_model(run, threads=1):
     """The best weights of a run as a function: x to the probabilities `[n, classes]`.
 
-    x is as the run's task has it: bytes or floats `[n, T, D]`, or a list of tokens `[T_i]`. Raises UserError if
-    there is no run, or if x is of another kind than the model learned from.
+    x is as the run's task has it: bytes or floats `[n, T]` or `[n, T, D]`; tokens `[n, T]`, or a list of them
+    `[T_i]`. Raises UserError if there is no run, or if x is of another kind than the model learned from.
     """
     directory = RunDirectory(run)
     cfg = directory.read_config()
@@ -34,7 +34,7 @@ def load_model(run, threads=1):
 
 def probabilities(cfg, params, x, threads=1):
     """See `load_model`."""
-    check(cfg, params, x)
+    x = checked(cfg, params, x)
     lengths = batches.lengths_of(x)
     order = np.argsort(lengths, kind="stable")
     size = min(BLOCK, cfg.batch_size)
@@ -56,16 +56,33 @@ def softmax(params, x, y, draws, mask=None, logits=None):
     return (p / p.sum(0)).T
 
 
-def check(cfg, params, x):
-    """Raise UserError if the model cannot read x."""
+def checked(cfg, params, x):
+    """x as the model reads it. Raises UserError if it cannot."""
     first = params.get("main.We", params.get("main.Wx"))  # [F, D], of tokens [F, V]
-    tokens, read, width = isinstance(x, list), bool((cfg.data or {}).get("tokens")), first.shape[1]
-    if tokens != read:
-        kinds = {True: "tokens", False: "numbers"}
-        raise UserError(f"x holds {kinds[tokens]}, but the model reads {kinds[read]}")
+    data, width, holds = cfg.data or {}, first.shape[1], kind(x)
+    numbers = (("bytes",) if data["bytes"] else ("floats",)) if "bytes" in data else ("bytes", "floats")
+    reads = ("tokens",) if data.get("tokens") else numbers
+    if holds not in reads:
+        raise UserError(f"x holds {holds}, but the model reads {' or '.join(reads)}")
     if not len(x):
         raise UserError("x holds no sequence")
+    tokens = holds == "tokens"
+    if not tokens and not np.isfinite(x).all():
+        raise UserError("x holds numbers that are not finite")
+    x = list(x) if tokens else x.reshape(*x.shape[:2], -1)
     if tokens and (largest := max(int(steps.max()) for steps in x)) >= width:
         raise UserError(f"x has the token {largest}, but the model reads 0 to {width - 1}")
     if not tokens and x.shape[2] != width:
         raise UserError(f"x has {x.shape[2]} numbers a step, but the model reads {width}")
+    return x
+
+
+def kind(x):
+    """What x holds, in a word."""
+    if isinstance(x, list):
+        return "tokens"
+    if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
+        raise UserError("x is neither an array [n, T] or [n, T, D] nor a list of tokens")
+    if x.dtype == np.uint8:
+        return "bytes"
+    return "floats" if x.dtype.kind == "f" else "tokens" if x.dtype.kind in "iu" and x.ndim == 2 else str(x.dtype)

@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from ..arrays import keep_freed_memory
 from .stop import SIGNALS
 
+FEWER = "to go on with fewer --threads gives the same bits with fewer processes, in less memory"
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # so that no others are started
 
 
@@ -91,14 +92,15 @@ class Worker:
         mine, its = socket.socketpair()
         fds = its.fileno(), common.fd, self.task.fd, self.answer.fd
         command, env = python(f"from {__name__} import serve; serve{fds}"), {**os.environ, **ONE_THREAD}
-        blocked = signal.pthread_sigmask(
-            signal.SIG_BLOCK, SIGNALS
-        )  # they are for the run alone; a worker inherits that
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are for the run; a worker inherits that
         try:
             self.process = subprocess.Popen(command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL)
+        except OSError:
+            mine.close(), os.close(self.task.fd), os.close(self.answer.fd)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        its.close()
+            its.close()
         self.pipe = Connection(mine.detach())
 
     def begin(self, common, task):
@@ -120,8 +122,8 @@ class Worker:
         except (EOFError, ConnectionError):
             status = self.process.wait()
             how = f"signal {-status}" if status < 0 else f"status {status}"
-            advice = "for lack of memory perhaps; to go on with fewer --threads gives the same bits in less memory"
-            raise WorkerError(f"worker process {self.process.pid} ended with {how}, {advice}") from None
+            how += ", for lack of memory perhaps" * (status == -signal.SIGKILL)
+            raise WorkerError(f"worker process {self.process.pid} ended with {how}; {FEWER}") from None
 
     def end(self):
         self.process.kill()
@@ -144,7 +146,10 @@ class Processes:
         """
         shares = [parts[i :: self.n] for i in range(max(1, min(self.n, len(parts))))]
         while len(self.workers) < len(shares) - 1:
-            self.workers.append(Worker(self.common))
+            try:
+                self.workers.append(Worker(self.common))
+            except OSError as error:
+                raise WorkerError(f"no worker process can be started ({error.strerror}); {FEWER}") from None
         if self.workers:
             written = self.common.write((function, common))
         for worker, share in zip(self.workers, shares[1:]):
@@ -170,6 +175,14 @@ def processes(n):
         os.close(some.common.fd)
 
 
+def portable(error):
+    """The exception, or one with its words where it cannot be sent to another process."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(repr(error))
+
+
 def serve(pipe, common, task, answer):
     """What a worker does until the pipe is closed, given file descriptors."""
     keep_freed_memory()
@@ -182,5 +195,5 @@ def serve(pipe, common, task, answer):
                 function, first = common.read(written[0])
                 result = True, [function(*first, *part) for part in task.read(written[1])]
             except Exception as error:
-                result = False, (error, traceback.format_exc())
+                result = False, (portable(error), traceback.format_exc())
             pipe.send_bytes(answer.write(result))

@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from .config import UserError
-from .processes import WorkerError, pack, processes, unpack
+from .processes import WorkerError, pack, portable, processes, unpack
 from .stop import SIGNALS
 
 # What the programs that start ranks tell each of them: how many there are.
@@ -158,7 +158,7 @@ def serve(comm):
                 function, first = unpack(packed, common.first)
                 result = True, mine.run(function, first, share)
             except Exception as error:
-                result = False, (error, platform.node(), traceback.format_exc())
+                result = False, (portable(error), platform.node(), traceback.format_exc())
             packed = pack(result, answer.first)
             comm.Ibarrier().Wait()
             comm.gather((len(answer.used), packed))

@@ -2,6 +2,7 @@
 
 from ..windows import direct_credit, fit_length
 from . import paper
+from .shards import at_work
 
 
 def duration(seconds):
@@ -48,7 +49,9 @@ def introduction(run, state):
         lines.append(
             f"the learning rate falls to 0 at step {end} and stays there ({why}): later steps change nothing"
         )
-    where = f"{cfg.shards} threads" if run.device == "cpu" else "the GPU"
+    threads = min(at_work(cfg.threads), cfg.shards)
+    where = f"{threads} thread" + "s" * (threads > 1) if run.device == "cpu" else "the GPU"
+    where += f" for {cfg.shards} shards" * (run.device == "cpu" and threads < cfg.shards)
     begun = f"going on at step {state.step:,}: " if state.step else ""
     todo = f"{todo:,} batches of {cfg.batch_size} to go, on {where}" if todo else "all are done, it is tested again"
     lines.append(f"{begun}{epochs} epochs, {todo}; writing to {run.directory.path}")

@@ -88,7 +88,10 @@ class Run:
     def diverged(self, what):
         """The UserError for numbers that are not finite."""
         kept = f"{self.directory.checkpoint} keeps the last good weights"
-        size, remedy = checks.largest(self.task) or 0, "try a lower --lr"
+        size, remedy = (
+            checks.largest(self.task) or 0,
+            "try a lower --lr" + " or --aux-weight" * (self.cfg.aux_weight > 1),
+        )
         if size > checks.USUAL[1]:
             remedy = f"scale x, which holds numbers up to {size:.3g}: {checks.SCALE}"
         return UserError(f"{what}: stopped, {kept}; {remedy}")
@@ -120,7 +123,7 @@ def set_up(cfg, task, out, echo=print, device=None):
     pretrain_steps = cfg.pretrain_epochs * shuffled.steps_per_epoch
     total_steps = pretrain_steps + cfg.epochs * labelled.steps_per_epoch
     if cfg.shards is None:  # a new run; a resumed one keeps what it began with
-        cfg.shards = min(shards.ranks.size() * (cfg.threads if device == "cpu" else 1), cfg.batch_size)
+        cfg.shards = min(shards.at_work(cfg.threads if device == "cpu" else 1), cfg.batch_size)
         cfg.schedule_steps = {"feed": pretrain_steps or total_steps, "lr": total_steps}
     with np.errstate(over="ignore"):  # of numbers that `checks` will refuse
         mean = batches.mean_of(task.x_train, train_rows, task.tokens).astype(cfg.dtype)
@@ -156,6 +159,7 @@ def note_data(cfg, task):
         "test": len(task.y_test),
         "classes": task.classes,
         "tokens": task.tokens,
+        "bytes": bool(not task.tokens and task.x_train.dtype == np.uint8),
         "fingerprint": task.fingerprint,
     }
     if cfg.shards is None:  # a new run

@@ -91,6 +91,11 @@ def open_shards(n, dtype, threads, gpu=False):
         raise UserError(str(error)) from None
 
 
+def at_work(threads):
+    """How many processes that is, on all ranks."""
+    return ranks.size() * threads
+
+
 def cores():
     """How many processes should be able to work at a time; of a rank of several, one."""
     if ranks.size() > 1:

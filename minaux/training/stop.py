@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from .config import UserError
 
-# From a terminal; by `kill`, a scheduler or a shutdown; by a terminal that closes; ahead of a time limit.
-SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+# From a terminal; by `kill`, a scheduler or a shutdown; by a terminal that closes; ahead of a time limit (two).
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU
 
 
 class Stopped(Exception):

@@ -73,8 +73,8 @@ def loss_by_the_book(params, x, y, h, mask, batch_size):
 
 
 def check_all(module, seed, T, D, H, N, tokens=False, padded=False, K=99):
-    """Loss and gradients of `module`, against differences of the loss with the state before step T-K constant.
-    False if some |z| is so small that its phase turns too fast for differences."""
+    """Loss and gradients of `module`, against differences of the loss with the state before step T-K constant, but
+    for h0 of a sequence that begins there. False if some |z| is so small that its phase turns too fast."""
     params, x, y, mask = problem(seed, T, D, H, N, tokens, padded)
     cut = max(T - K, 0)
     before, after = (None, None) if mask is None else (mask[:cut], mask[cut:])
@@ -82,7 +82,10 @@ def check_all(module, seed, T, D, H, N, tokens=False, padded=False, K=99):
     entry = states(params, x[:cut], entry, before)[0] if cut else None
 
     def loss(p):
-        return loss_by_the_book(p, x[cut:], y, entry, after, N + 1)[::2]
+        h = entry
+        if cut and mask is not None:
+            h = np.where(mask[cut - 1] > 0, h, as_complex(p["main.h0"])[:, None])
+        return loss_by_the_book(p, x[cut:], y, h, after, N + 1)[::2]
 
     _, smallest, _ = loss_by_the_book(params, x[cut:], y, entry, after, N + 1)
     if smallest < 0.1:
@@ -180,6 +183,19 @@ def test_it_is_pytorchs(padded):
     assert float(result.losses["supervised"]) == pytest.approx(loss.item(), rel=1e-10)
     for name, leaf in leaves.items():
         np.testing.assert_allclose(result.grads[name], leaf.grad.numpy(), rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+def test_a_sequence_of_as_many_steps_as_the_truncation_gets_what_it_gets_alone():
+    params, x, y, _ = problem(0, 10, 1, 2, 3)
+    lengths = np.array([5, 6, 7])
+    mask = (np.arange(10)[:, None] >= 10 - lengths).astype(x.dtype)
+    together = urnn.loss_and_grads(params, x, y, Draws(), 6, mask=mask)
+    alone = [
+        urnn.loss_and_grads(params, x[10 - T :, :, n : n + 1], y[n : n + 1], Draws(), 6, batch_size=3).grads
+        for n, T in enumerate(lengths)
+    ]
+    for name, grad in together.grads.items():
+        np.testing.assert_allclose(grad, sum(g[name] for g in alone), atol=1e-12, err_msg=name)
 
 
 def test_scores_are_those_of_training():

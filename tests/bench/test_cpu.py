@@ -197,3 +197,10 @@ def test_a_program_that_ends_is_an_error_of_one_line():
     with pytest.raises(UserError, match=r"^bench: ours \(r, 40 steps, truncation -1\) ended: .*--bptt.*$"):
         with Child("ours", Case("r", 40, -1, **TINY), 1):
             pass
+
+
+@pytest.mark.parametrize("what", ["irnn", "urnn"])
+def test_a_baseline_does_not_diverge_on_random_sequences(what):
+    """At 1,024 steps the iRNN did at its second step, with the learning rate that is timed for the LSTM."""
+    with bench.our_step(Case(what, 1024, "full", N=2, H=16), 1) as (step, _):
+        assert all(np.isfinite(step()[1]).all() for _ in range(3))

@@ -19,6 +19,11 @@ def test_every_run_has_a_row(invoke, tmp_path):
         write_run(tmp_path / "c", test_accuracy=0.956, aux="r", bptt="full"),
         write_run(tmp_path / "small", test_accuracy=0.8, options={"size": 14, "bptt": 300}),
         write_run(tmp_path / "part", test_accuracy=0.7, options={"limit_train": 500, "valid": 50}),
+        write_run(
+            tmp_path / "small file",
+            test_accuracy=0.7,
+            options={"limit_train": 900, "valid": 20, "data": {"train": 200}},
+        ),
         write_run(tmp_path / "labels", test_accuracy=0.3, options={"limit_labels": 1000}),
         write_run(tmp_path / "few", test_accuracy=0.6, test_examples=100, complete=False),
         write_run(tmp_path / "text", test_accuracy=0.5, options={"task": "dbpedia"}),
@@ -35,6 +40,7 @@ def test_every_run_has_a_row(invoke, tmp_path):
             "c": "95.6",
             "small": "80.0",
             "part": "70.0",
+            "small file": "70.0",
             "labels": "30.0",
             "few": "60.0 *",
             "text": "50.0",
@@ -45,6 +51,7 @@ def test_every_run_has_a_row(invoke, tmp_path):
     reported = {name: row["paper"] for name, row in found.items() if row["paper"] != "–"}
     assert reported == {"a": "88.8", "c": "95.2", "begun": "88.8"}
     assert found["small"]["task"] == "pMNIST 14×14" and found["part"]["task"] == "pMNIST, 450 sequences"
+    assert found["small file"]["task"] == "pMNIST, 180 sequences"
     assert found["labels"]["task"] == "pMNIST, 1,000 labels"
     assert (found["c"]["model"], found["c"]["truncation"]) == ("r-LSTM", "full")
     assert found["other"]["truncation"] == "3 (r: 50)" and found["text"]["task"] == "DBpedia, 512 bytes"

@@ -12,9 +12,10 @@ from tests.conftest import read_json, tiny
 
 
 def answers(path):
-    head, *rows = csv.reader(path.read_text().splitlines())
-    assert head[0] == "class" and len(head) == len(rows[0])
-    return np.array(rows, float)
+    """(classes, probabilities, labels) in the file."""
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    probabilities = np.array([[float(row[name]) for name in row if name[0] == "p"] for row in rows])
+    return [int(row["class"]) for row in rows], probabilities, [row.get("label") for row in rows]
 
 
 @pytest.mark.parametrize("kind", ["numbers", "tokens", "transformer"])
@@ -30,13 +31,36 @@ def test_predictions_are_what_the_test_counted(invoke, tmp_path, kind, monkeypat
     np.savez("new.npz", x=x, **lengths)  # no labels
     ended = invoke("predict", "run", "--data-dir", "new.npz", "--out", "new.csv")
     assert ended.status == 0 and "60 sequences" in ended.stdout
-    found = answers(tmp_path / "new.csv")
-    assert (found[:, 1:].argmax(1) == found[:, 0]).all() and np.allclose(found[:, 1:].sum(1), 1, atol=1e-4)
-    assert read_json("run/result.json")["test_accuracy"] == pytest.approx((found[:, 0] == y).mean())
+    classes, probabilities, labels = answers(tmp_path / "new.csv")
+    assert (probabilities.argmax(1) == classes).all() and np.allclose(probabilities.sum(1), 1, atol=1e-4)
+    accuracy = read_json("run/result.json")["test_accuracy"]
+    assert accuracy == pytest.approx((classes == y).mean()) and set(labels) == {None}
     some = datasets.npz.inputs("new.npz")[:5]  # alone, they get the same
-    np.testing.assert_allclose(load_model("run")(some), found[:5, 1:], rtol=1e-4)
+    np.testing.assert_allclose(load_model("run")(some), probabilities[:5], rtol=1e-4)
+    if kind == "tokens":
+        some = x[:5, :4]  # as an array, of one length
+        np.testing.assert_array_equal(load_model("run")(some), load_model("run")(list(some)))
     assert invoke("predict", "run", "--out", "test.csv").status == 0
-    assert sorted(map(tuple, answers(tmp_path / "test.csv"))) == sorted(map(tuple, found))  # in a mixed order
+    again, test_probabilities, labels = answers(tmp_path / "test.csv")  # in a mixed order
+    assert accuracy == pytest.approx(np.mean([str(c) == label for c, label in zip(again, labels)]))
+    assert sorted(map(tuple, test_probabilities)) == sorted(map(tuple, probabilities))
+
+
+def test_the_runs_own_sequences_are_those_it_was_tested_on(invoke, tmp_path):
+    x, y = np.random.default_rng(0).random((40, 8)), np.arange(40) % 2
+    np.savez(tmp_path / "x.npz", x=x, y=y, x_test=x, y_test=y)
+    run, out = tmp_path / "run", tmp_path / "out.csv"
+    assert invoke(*tiny("npz", tmp_path / "x.npz", "none", run), "--limit-test", 7).status == 0
+    assert invoke("predict", run, "--out", out).status == 0
+    classes, probabilities, _ = answers(out)
+    assert len(classes) == 7
+    np.testing.assert_allclose(load_model(run)(x)[0], load_model(run)(x[:, :, None])[0])
+    np.savez(tmp_path / "x.npz", x=100 * x, y=y, x_test=x, y_test=y)
+    ended = invoke("predict", run, "--out", tmp_path / "other.csv")
+    assert ended.status == 1 and "the data differ from this run's" in ended.stderr
+    for wrong, says in ("", "the name is empty"), (tmp_path, "is a directory"):
+        ended = invoke("predict", run, "--out", wrong)
+        assert ended.status == 1 and says in ended.stderr and "predictions.csv" in ended.stderr
 
 
 def test_what_the_model_cannot_read(invoke, tmp_path):
@@ -47,8 +71,12 @@ def test_what_the_model_cannot_read(invoke, tmp_path):
     classify = load_model(run)
     for wrong, says in (
         (x[:, :, :1], "x has 1 numbers a step, but the model reads 2"),
-        ([np.arange(5)], "x holds tokens, but the model reads numbers"),
+        ([np.arange(5)], "x holds tokens, but the model reads floats"),
         (x[:0], "no sequence"),
+        (x.astype("int64"), "x holds int64, but the model reads floats"),
+        ((255 * x).astype(np.uint8), "x holds bytes, but the model reads floats"),
+        (x + np.nan, "not finite"),
+        (None, "neither an array"),
     ):
         with pytest.raises(UserError, match=says):
             classify(wrong)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from minaux.training.processes import Memory, processes
+from minaux.training.processes import Memory, WorkerError, processes
 from tests.conftest import ROOT, SMALL, arrays, assert_same_run
 
 RUN = [*SMALL, "--threads", 3, "--quiet"]
@@ -35,6 +35,32 @@ def test_results_come_in_the_order_of_the_parts():
 def test_an_error_in_a_worker_is_raised_here():
     with pytest.raises(ZeroDivisionError), processes(2) as workers:
         workers.run(divmod, (1,), [(1,), (0,)])
+
+
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__("odd")
+
+
+def fails(kind):
+    if kind:
+        raise {"closed": ValueError(lambda: 1), "odd": Odd(1, 2), "plain": ValueError("words")}[kind]
+
+
+def test_an_error_that_cannot_be_sent_is_told_by_its_words():
+    for kind, says in ("plain", "words"), ("closed", "ValueError"), ("odd", "odd"):
+        with pytest.raises((ValueError, RuntimeError), match=says), processes(2) as workers:
+            workers.run(fails, (), [("",), (kind,)])
+
+
+def test_where_no_process_can_be_started_fewer_threads_are_advised(monkeypatch):
+    def refused(*args, **options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    says = r"no worker process can be started \(Resource temporarily unavailable\); to go on with fewer --threads"
+    with pytest.raises(WorkerError, match=says), processes(2) as workers:
+        workers.run(divmod, (1,), [(1,), (1,)])
 
 
 def twice(common, mine):

@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_as_many_data_as_it_began_with(tmp_path):
     run = set_up(options(), toy(n=20), tmp_path)
     state = new_state(run)
     saved = run.directory.read_config()
-    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None, "fingerprint": None}
+    assert saved.data == {"train": 20, "test": 20, "classes": 3, "tokens": None, "bytes": True, "fingerprint": None}
     for other, says in (
         (toy(n=21), "train 21, not 20, test 21, not 20;"),
         (toy()._replace(classes=4), "classes 4, not 3;"),
@@ -193,8 +193,8 @@ def test_segments_that_the_shortest_sequence_shortens_are_told(lengths, aux_leng
 @pytest.mark.parametrize(
     "step, says",
     [
-        (0, "2 epochs, 4 batches of 10 to go, on 1 threads; writing"),
-        (3, "going on at step 3: 2 epochs, 1 batches of 10 to go, on 1 threads; writing"),
+        (0, "2 epochs, 4 batches of 10 to go, on 1 thread; writing"),
+        (3, "going on at step 3: 2 epochs, 1 batches of 10 to go, on 1 thread; writing"),
         (4, "going on at step 4: 2 epochs, all are done, it is tested again; writing"),
     ],
 )

@@ -1,11 +1,13 @@
 """Signals, locks, and standard streams that cannot be written."""
 
 import codecs
+import errno
 import fcntl
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import time
 import pytest
 
 from minaux.training import output
-from minaux.training.checkpoint import Held, RunDirectory
+from minaux.training.checkpoint import Held, RunDirectory, write_whole
 from minaux.training.config import UserError
 from tests.conftest import ROOT, SMALL, assert_same_run
 
@@ -101,6 +103,41 @@ def test_a_lock_that_was_just_removed_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(Held), RunDirectory(tmp_path).held():
         pass
+
+
+def test_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    def refused(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    says = r"run cannot be locked \(No locks available\): .* --out on another file system"
+    with pytest.raises(UserError, match=says), RunDirectory(tmp_path / "run").held():
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_or_a_directory_that_was_removed_hides_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path / "run").held():
+        (tmp_path / "run/lock").unlink()
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path / "run").held():
+        shutil.rmtree(tmp_path / "run")
+        raise ZeroDivisionError
+
+
+def test_a_link_stays_and_a_pipe_is_written_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    for link, to in ("a", "real/a"), ("b", "real/new"):
+        (tmp_path / link).symlink_to(to)
+    (tmp_path / "real/a").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name in "a", "b", "pipe":
+        write_whole(tmp_path / name, b"new")
+    assert os.read(reader, 9) == b"new" and not (tmp_path / "pipe").is_file()
+    os.close(reader)
+    assert all((tmp_path / name).is_symlink() and (tmp_path / name).read_bytes() == b"new" for name in "ab")
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["a", "new"]
 
 
 def test_what_cannot_be_a_run_directory(tmp_path):

@@ -521,10 +521,9 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
 
     On two cores it takes a quarter of an hour, with PyTorch; `--steps 784 --case none --batch-size 32` a minute.
     --case, --batch-size and --steps may be repeated. A figure is the median of the rounds, a ratio the median of
-    the rounds' ratios. MB: the rise of the processes' peaks since before the first step.
-
-    Let nothing else run: PyTorch's threads wait for each other at every step, our processes once a batch, so a busy
-    machine flatters ours.
+    the rounds' ratios. MB: the rise of the processes' peaks since before the first step. Let nothing
+    else run: PyTorch's threads wait for each other at every step, our processes once a batch, so a busy machine
+    flatters ours.
 
     \b
     tuned        PyTorch keeps freed memory for the next batch, as ours does: it is started with
@@ -538,7 +537,6 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
                  same round (on a busy machine that can pass 100 %)
 
     Under mpiexec it times a training step on all ranks, on one, and how much of it is communication.
-
     On the GPU the LSTM alone also runs by the slower paths that other widths take, and by PyTorch's cuDNN.
 
     \b
@@ -554,6 +552,8 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
     timed = bench_ranks if ranks.size() > 1 else bench_gpu if device == "gpu" else bench
     cases = bench.chosen(timed.cases(steps or timed.LENGTHS), what, batch_size)
     if ranks.size() > 1:
+        if threads or device == "gpu":
+            raise UserError("bench: each rank is one process on the CPU; leave --threads and --device out")
         machine, found = bench_ranks.machine(), (bench_ranks.measure(case, rounds) for case in cases)
     elif device == "gpu":
         xp = bench_gpu.backend()
@@ -562,8 +562,7 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
         threads = threads or min(cores(), 256)
         machine, found = bench.machine(threads, rounds), bench.bench(threads, cases, rounds)
     if as_json:
-        click.echo(json.dumps({"machine": machine, "rows": list(found)}))
-        return
+        return click.echo(json.dumps({"machine": machine, "rows": list(found)}))
     click.echo("\n".join(timed.head(machine)))
     for row in found:
         tqdm.write(timed.line(row))

@@ -91,6 +91,10 @@ def chosen(cases, what=(), batch_sizes=()):
     """The cases of what a user asked for: all, where nothing was. Raises UserError if there are none."""
     cases = [case for case in cases if not what or case.what in what]
     found = [case for case in cases if not batch_sizes or case.N in batch_sizes]
+    if not cases:
+        raise config.UserError(
+            f"bench: no case --case {what[0]} with these --steps or on these ranks; leave it out"
+        )
     if not found:
         sizes = ", ".join(map(str, sorted({case.N for case in cases})))
         raise config.UserError(f"bench: no case with this --batch-size; there are {sizes}")

@@ -139,6 +139,11 @@ def test_a_user_may_choose_some_cases(invoke, monkeypatch):
     )
 
 
+def test_a_case_that_is_not_there_is_named(invoke):
+    ended = invoke("bench", "--case", "lstm", "--steps", 4096)
+    assert ended.status == 1 and ended.stderr.startswith("Error: bench: no case --case lstm with these --steps")
+
+
 def test_the_command_prints_a_table_or_json(invoke, monkeypatch):
     monkeypatch.setattr(bench, "cases", lambda lengths: [Case("none", T, 10, **TINY) for T in lengths])
     monkeypatch.setattr(bench, "has_pytorch", lambda: False)
@@ -202,5 +207,5 @@ def test_a_program_that_ends_is_an_error_of_one_line():
 @pytest.mark.parametrize("what", ["irnn", "urnn"])
 def test_a_baseline_does_not_diverge_on_random_sequences(what):
     """At 1,024 steps the iRNN did at its second step, with the learning rate that is timed for the LSTM."""
-    with bench.our_step(Case(what, 1024, "full", N=2, H=16), 1) as (step, _):
+    with bench.our_step(Case(what, 1024, "full", N=16, H=128), 1) as (step, _):
         assert all(np.isfinite(step()[1]).all() for _ in range(3))

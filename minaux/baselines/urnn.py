@@ -2,9 +2,9 @@
 unitary, so that it neither shrinks nor stretches the state or the gradient.
 
     h[t] = modReLU(W h[t-1] + Wx x[t])          [n] complex      h[-1] = h0, a parameter
-    W = D3 R2 F⁻¹ D2 Π R1 F D1                  [n, n]           section 3, equation 6
+    W = D3 R2 F⁻¹ D2 Π R1 F D1                  [n, n]           section 3
       D = diag(exp(i θ))     R = I - 2 v v* / |v|²     F the Fourier transform     Π a fixed permutation
-    modReLU(z) = max(|z| + b, 0) z / |z|                         section 4.2, equation 8
+    modReLU(z) = max(|z| + b, 0) z / |z|                         section 4.2
     scores = U (Re h, Im h) + c                 [classes]        section 4.2, of the last h
 
 Complex parameters are pairs of real ones, in a last axis of 2. dz stands for ∂L/∂Re z + i ∂L/∂Im z: for y = A x,

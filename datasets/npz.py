@@ -25,7 +25,7 @@ INSTEAD = {
     "integers": "{0}.astype('float64'), or 'uint8' if they are bytes",
     "b": "{0}.astype('float32')",
     "c": "its real and imaginary part as two numbers a step",
-    "M": "({0} - {0}.min()) / np.timedelta64(1, 's')",
+    "M": "({0} - np.nanmin(x)) / np.timedelta64(1, 's')",  # x_test from the same moment as x
     "m": "{0} / np.timedelta64(1, 's')",
     "U": "text as tokens, as docs/tasks.md shows",
     "S": "text as tokens, as docs/tasks.md shows",
@@ -145,7 +145,7 @@ def sequences(path, arrays, name, lengths_name):
     """x as a list of tokens, or `[n, T, D]` of bytes or floats that are as wide as they were saved."""
     x, lengths = arrays[name], arrays.get(lengths_name)
     check_form(path, x, name)
-    if np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8:
+    if whole(x) and x.dtype != np.uint8:
         return tokens(path, x, name, lengths, lengths_name)
     if lengths is not None:
         otherwise = f"leave it out, or save {name}.astype('int32') if these are tokens"
@@ -163,7 +163,7 @@ def sequences(path, arrays, name, lengths_name):
 
 def check_form(path, x, name):
     """Raise DataError if x has a type or shape that is none of sequences, with what to save instead."""
-    integers = np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
+    integers = whole(x) and x.dtype != np.uint8
     floats = np.issubdtype(x.dtype, np.floating) and x.dtype.itemsize <= 8
     if not (x.dtype == np.uint8 or floats or (integers and x.ndim != 3)):
         instead = INSTEAD.get("integers" if integers else x.dtype.kind, "{0}.astype('float64')").format(name)
@@ -184,8 +184,9 @@ def tokens(path, x, name, lengths, lengths_name):
     """[x[i, :lengths[i]]], int32."""
     if lengths is None:
         lengths = np.full(len(x), x.shape[1])
-    if lengths.shape != x.shape[:1] or not np.issubdtype(lengths.dtype, np.integer):
-        fault(path, f"{lengths_name} is of {lengths.dtype} and shape {lengths.shape}, not integers [{len(x)}]")
+    if lengths.shape != x.shape[:1] or not whole(lengths):
+        what = f"{lengths_name} is of {lengths.dtype} and shape {lengths.shape}, not integers [{len(x)}]"
+        fault(path, f"{what}: save how many tokens of each sequence count")
     for i in np.flatnonzero((lengths < 3) | (lengths > x.shape[1]))[:1]:
         fault(path, f"{lengths_name}[{i}] is {lengths[i]}, not 3 to {x.shape[1]}")
     counts = np.arange(x.shape[1]) < lengths[:, None]
@@ -197,23 +198,35 @@ def tokens(path, x, name, lengths, lengths_name):
 
 def labels(path, y, name, n, least):
     """y as int64, from `least` up."""
-    if y.shape != (n,) or not np.issubdtype(y.dtype, np.integer):
+    if y.shape != (n,) or not whole(y):
         text = f"{name} is of {y.dtype} and shape {y.shape}, not integers [{n}], one for each sequence"
-        if y.ndim == 2 and len(y) == n:
-            text += f": save {name}.ravel()" if y.size == n else f": if it is one-hot, save {name}.argmax(1)"
-        elif y.shape == (n,) and y.dtype.kind in "US":
-            text += f": save {CODES.format(name)}"
-        elif y.shape == (n,) and (y.dtype == bool or (y.dtype.kind == "f" and (y == np.rint(y)).all())):
-            text += f": save {name}.astype(int)"
-        elif y.shape == (n,):
-            text += f": make classes of it, of numbers with np.digitize({name}, LIMITS)"
-        fault(path, text)
+        fault(path, text + classes_instead(y, name, n))
     for i in np.flatnonzero((y < least) | (y >= LARGEST))[:1]:
         if y[i] == -1:
             fault(path, f"{name}[{i}] is -1, no label: leave that sequence out, it cannot be tested")
         unlabelled = ", or -1 without a label" if least < 0 else ""
         fault(path, f"{name}[{i}] is {y[i]}, classes are from 0 to {LARGEST - 1:,}{unlabelled}")
     return y.astype(np.int64)
+
+
+def classes_instead(y, name, n):
+    """What to save in place of a y that is not integers `[n]`."""
+    if y.ndim == 2 and len(y) == n:
+        return f": save {name}.ravel()" if y.size == n else f": if it is one-hot, save {name}.argmax(1)"
+    if y.shape != (n,):
+        return ""
+    if y.dtype.kind in "USc":
+        return f": save {CODES.format(name)}"
+    if y.dtype.kind in "mM":
+        return f": make classes of it, of times with np.digitize({name}.astype(float), LIMITS)"
+    if y.dtype == bool or (y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all()):
+        return f": save {name}.astype(int)"
+    return f": make classes of it, of numbers with np.digitize({name}, LIMITS)"
+
+
+def whole(array):
+    """Whether it holds integers. np.issubdtype counts timedelta64 among them."""
+    return array.dtype.kind in "iu"
 
 
 def kind(x):

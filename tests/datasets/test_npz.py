@@ -206,7 +206,17 @@ def floats(value):
         (
             {"x": PIXELS.astype("datetime64[s]")},
             "x is of datetime64[s] in 3 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
-            "(x - x.min()) / np.timedelta64(1, 's')",
+            "(x - np.nanmin(x)) / np.timedelta64(1, 's')",
+        ),
+        (
+            {"x_test": PIXELS.astype("datetime64[s]"), "y_test": Y},
+            "x_test is of datetime64[s] in 3 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
+            "(x_test - np.nanmin(x)) / np.timedelta64(1, 's')",
+        ),
+        (
+            {"x": TOKENS.astype("timedelta64[s]")},
+            "x is of timedelta64[s] in 2 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
+            "x / np.timedelta64(1, 's')",
         ),
         ({"x": floats(np.nan)}, "x[3, 4, 1] is nan, no finite number: put a number there, or leave that sequence"),
         ({"x_test": floats(-np.inf), "y_test": Y}, "x_test[3, 4, 1] is -inf, no finite number: put"),
@@ -216,7 +226,14 @@ def floats(value):
         ),
         ({"x": changed(TOKENS, (2, 5), 10**6)}, "x[2, 5] is 1000000, tokens are from 0 to 999,999"),
         ({"x": TOKENS, "lengths": LENGTHS[1:]}, "lengths is of int64 and shape (19,), not integers [20]"),
-        ({"x": TOKENS, "lengths": LENGTHS / 1}, "lengths is of float64 and shape (20,), not integers [20]"),
+        (
+            {"x": TOKENS, "lengths": LENGTHS / 1},
+            "lengths is of float64 and shape (20,), not integers [20]: save how many tokens of each sequence count",
+        ),
+        (
+            {"x": TOKENS, "lengths": LENGTHS.astype("timedelta64[s]")},
+            "lengths is of timedelta64[s] and shape (20,), not integers [20]",
+        ),
         ({"x": TOKENS, "lengths": changed(LENGTHS, 7, 2)}, "lengths[7] is 2, not 3 to 6"),
         ({"x": TOKENS, "lengths": changed(LENGTHS, 7, 7)}, "lengths[7] is 7, not 3 to 6"),
         (
@@ -264,6 +281,26 @@ def floats(value):
             "y is of <U3 and shape (20,), not integers [20], one for each sequence: save "
             "np.unique(y, return_inverse=True)[1]",
         ),
+        (
+            {"y": changed(Y / 1, 4, np.inf)},
+            "y is of float64 and shape (20,), not integers [20], one for each sequence: make classes of it, of "
+            "numbers with np.digitize(y, LIMITS)",
+        ),
+        (
+            {"y": Y.astype("timedelta64[s]")},
+            "y is of timedelta64[s] and shape (20,), not integers [20], one for each sequence: make classes of it, "
+            "of times with np.digitize(y.astype(float), LIMITS)",
+        ),
+        (
+            {"y": Y.astype("datetime64[s]")},
+            "y is of datetime64[s] and shape (20,), not integers [20], one for each sequence: make classes of it, "
+            "of times with np.digitize(y.astype(float), LIMITS)",
+        ),
+        (
+            {"y": Y.astype(complex)},
+            "y is of complex128 and shape (20,), not integers [20], one for each sequence: save "
+            "np.unique(y, return_inverse=True)[1]",
+        ),
         ({"y": changed(Y, 4, -2)}, "y[4] is -2, classes are from 0 to 999,999, or -1 without a label"),
         ({"y": changed(Y, 4, 10**12)}, "y[4] is 1000000000000, classes are from 0 to"),
         ({"x_test": PIXELS, "y_test": changed(Y, 4, -1)}, "y_test[4] is -1, no label: leave that sequence"),
@@ -279,6 +316,34 @@ def test_a_wrong_array_is_named(arrays, says, load, tmp_path):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'own.npz'}: {says}")) as error:
         load(**{name: array for name, array in arrays.items() if array is not None})
     assert "\n" not in str(error.value)
+
+
+TYPES = ["M8[s]", "m8[s]", "bool", "longdouble", "i4"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(20, 6), (20, 3, 2)])
+def test_what_is_advised_for_x_is_taken(dtype, shape, load):
+    x = TOKENS.reshape(shape).astype(dtype)
+    try:
+        load(x=x, y=Y)
+    except DataError as error:
+        advice = str(error).partition(": save ")[2].partition(", or ")[0]
+        load(x=eval(advice, {"np": np, "x": x}), y=Y)
+    else:
+        assert (dtype, shape) == ("i4", (20, 6))  # tokens
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, "complex", "f4", "U9", "S9"])
+def test_what_is_advised_for_y_is_taken(dtype, load):
+    y = Y.astype(dtype)
+    try:
+        load(x=PIXELS, y=y)
+    except DataError as error:
+        advice = re.search("(?:save|with) (.*)", str(error))[1]
+        assert load(x=PIXELS, y=eval(advice, {"np": np, "y": y, "LIMITS": [1, 2]})).classes > 1
+    else:
+        assert dtype == "i4"
 
 
 class Harm:

@@ -30,6 +30,7 @@ INSTEAD = {
     "U": "text as tokens, as docs/tasks.md shows",
     "S": "text as tokens, as docs/tasks.md shows",
     "V": "its fields as the numbers of a step, np.stack([{0}[name] for name in {0}.dtype.names], -1)",
+    "nameless": "{0}.astype('float32') of bfloat16 and alike, which .npz files do not keep",
 }
 CODES = "np.unique({}, return_inverse=True)[1]"  # of names
 
@@ -44,7 +45,7 @@ def load(path=None):
     if any(f"{name}_test" in arrays for name in ("x", "y", "lengths")):
         x_test, y_test = part(path, arrays, "_test")
         if kind(x_test) != kind(x):
-            fault(path, f"x_test holds {kind(x_test)}, but x {kind(x)}")
+            fault(path, f"x_test holds {kind(x_test)}, but x {kind(x)}: {alike(x, x_test)}")
         there = [name for name in ("lengths", "lengths_test") if name in arrays]
         if len(there) == 1:
             [lacks] = {"lengths", "lengths_test"} - {*there}
@@ -163,15 +164,20 @@ def sequences(path, arrays, name, lengths_name):
 
 def check_form(path, x, name):
     """Raise DataError if x has a type or shape that is none of sequences, with what to save instead."""
+    if 0 in x.shape:
+        otherwise = "" if name == "x" else ", or leave x_test and y_test out"
+        fault(path, f"{name} is empty, its shape is {x.shape}: save sequences there{otherwise}")
     integers = whole(x) and x.dtype != np.uint8
     floats = np.issubdtype(x.dtype, np.floating) and x.dtype.itemsize <= 8
     if not (x.dtype == np.uint8 or floats or (integers and x.ndim != 3)):
-        instead = INSTEAD.get("integers" if integers else x.dtype.kind, "{0}.astype('float64')").format(name)
+        nameless = x.dtype.kind == "V" and not x.dtype.names
+        letter = "integers" if integers else "nameless" if nameless else x.dtype.kind
+        instead = INSTEAD.get(letter, "{0}.astype('float64')").format(name)
         what = f"{name} is of {x.dtype} in {counted(x.ndim, 'dimension')}"
         fault(path, f"{what}, not uint8, floats, or integers [n, T] (tokens): save {instead}")
-    if x.ndim not in (2, 3) or 0 in x.shape:
+    if x.ndim not in (2, 3):
         text = f"{name} has the shape {x.shape}, not [n, T] or [n, T, D]"
-        if x.ndim == 4 and 0 not in x.shape:
+        if x.ndim == 4:
             n, height, width, channels = x.shape
             text += f": of pictures save {name}.reshape({n}, {height * width}, {channels})"
         fault(path, text)
@@ -215,7 +221,7 @@ def classes_instead(y, name, n):
         return f": save {name}.ravel()" if y.size == n else f": if it is one-hot, save {name}.argmax(1)"
     if y.shape != (n,):
         return ""
-    if y.dtype.kind in "USc":
+    if y.dtype.kind in "UScV":
         return f": save {CODES.format(name)}"
     if y.dtype.kind in "mM":
         return f": make classes of it, of times with np.digitize({name}.astype(float), LIMITS)"
@@ -234,6 +240,17 @@ def kind(x):
     if isinstance(x, list):
         return "tokens"
     return f"{'bytes (uint8)' if x.dtype == np.uint8 else 'floats'} in {x.shape[1]} steps of {x.shape[2]}"
+
+
+def alike(x, x_test):
+    """What to save where these are not of one kind."""
+    if isinstance(x, list) or isinstance(x_test, list):
+        return "of tokens save both with .astype('int32'), of numbers both with .astype('float32')"
+    if x.shape[1] != x_test.shape[1]:
+        return "cut both to the same number of steps, or fill them up with zeros"
+    if x.shape[2] != x_test.shape[2]:
+        return "save the same numbers of each step in both"
+    return f"save {'x' if x.dtype == np.uint8 else 'x_test'} / 255, as bytes stand for that"
 
 
 def pick(x, y, rows):

@@ -173,8 +173,23 @@ def floats(value):
         ),
         ({"x": PIXELS[0, 0]}, "x has the shape (2,), not [n, T] or [n, T, D]"),
         ({"x": PIXELS[None]}, "x has the shape (1, 20, 5, 2), not"),
-        ({"x": PIXELS[:0], "y": Y[:0]}, "x has the shape (0, 5, 2), not"),
-        ({"x": PIXELS[:, :, :0]}, "x has the shape (20, 5, 0), not"),
+        ({"x": PIXELS[:0], "y": Y[:0]}, "x is empty, its shape is (0, 5, 2): save sequences there"),
+        ({"x": TOKENS[:0], "y": Y[:0]}, "x is empty, its shape is (0, 6): save sequences there"),
+        ({"x": PIXELS[:, :, :0]}, "x is empty, its shape is (20, 5, 0)"),
+        (
+            {"x_test": PIXELS[:0], "y_test": Y[:0]},
+            "x_test is empty, its shape is (0, 5, 2): save sequences there, or leave x_test and y_test out",
+        ),
+        (
+            {"x": np.zeros((20, 6), "V2")},  # what bfloat16 is saved as
+            "x is of |V2 in 2 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
+            "x.astype('float32') of bfloat16 and alike, which .npz files do not keep",
+        ),
+        (
+            {"x": np.zeros((20, 6), "f4, f4")},
+            "x is of [('f0', '<f4'), ('f1', '<f4')] in 2 dimensions, not uint8, floats, or integers [n, T] "
+            "(tokens): save its fields as the numbers of a step, np.stack(",
+        ),
         (
             {"x": PIXELS[None].repeat(20, 0)},
             "x has the shape (20, 20, 5, 2), not [n, T] or [n, T, D]: of pictures save x.reshape(20, 100, 2)",
@@ -305,9 +320,28 @@ def floats(value):
         ({"y": changed(Y, 4, 10**12)}, "y[4] is 1000000000000, classes are from 0 to"),
         ({"x_test": PIXELS, "y_test": changed(Y, 4, -1)}, "y_test[4] is -1, no label: leave that sequence"),
         ({"x_test": PIXELS, "y_test": changed(Y, 4, -2)}, "y_test[4] is -2, classes are from 0 to 999,999"),
-        ({"x_test": TOKENS, "y_test": Y}, "x_test holds tokens, but x bytes (uint8) in 5 steps of 2"),
-        ({"x_test": PIXELS[:, :4], "y_test": Y}, "x_test holds bytes (uint8) in 4 steps of 2, but x bytes"),
-        ({"x_test": floats(0), "y_test": Y}, "x_test holds floats in 5 steps of 2, but x bytes (uint8) in"),
+        (
+            {"x_test": TOKENS, "y_test": Y},
+            "x_test holds tokens, but x bytes (uint8) in 5 steps of 2: of tokens save",
+        ),
+        (
+            {"x_test": PIXELS[:, :4], "y_test": Y},
+            "x_test holds bytes (uint8) in 4 steps of 2, but x bytes (uint8) in 5 steps of 2: cut both to the same "
+            "number of steps, or fill them up with zeros",
+        ),
+        (
+            {"x_test": PIXELS[:, :, 0], "y_test": Y},
+            "x_test holds bytes (uint8) in 5 steps of 1, but x bytes (uint8) in 5 steps of 2: save the same "
+            "numbers of each step in both",
+        ),
+        (
+            {"x_test": floats(0), "y_test": Y},
+            "x_test holds floats in 5 steps of 2, but x bytes (uint8) in 5 steps of 2: save x / 255, as bytes",
+        ),
+        (
+            {"x": floats(0), "x_test": PIXELS, "y_test": Y},
+            "x_test holds bytes (uint8) in 5 steps of 2, but x floats in 5 steps of 2: save x_test / 255, as bytes",
+        ),
         ({"x": PIXELS[:1], "y": Y[:1]}, "one sequence cannot be both trained on and tested"),
     ],
 )
@@ -334,9 +368,23 @@ def test_what_is_advised_for_x_is_taken(dtype, shape, load):
         assert (dtype, shape) == ("i4", (20, 6))  # tokens
 
 
-@pytest.mark.parametrize("dtype", [*TYPES, "complex", "f4", "U9", "S9"])
+def test_what_is_advised_for_another_kind_of_test_set_is_taken(load):
+    numbers, tokens = PIXELS[:, :, 0], TOKENS[:, :5]
+    for x, x_test in (tokens, numbers), (tokens, numbers / 255), (numbers, tokens):
+        with pytest.raises(DataError) as error:
+            load(x=x, y=Y, x_test=x_test, y_test=Y)
+        of_tokens, of_numbers = re.findall(r"astype\('(\w+)'\)", str(error.value))
+        assert load(x=x.astype(of_tokens), y=Y, x_test=x_test.astype(of_tokens), y_test=Y).tokens
+        assert not load(x=x.astype(of_numbers), y=Y, x_test=x_test.astype(of_numbers), y_test=Y).tokens
+    with pytest.raises(DataError, match=": save x_test / 255,"):
+        load(x=PIXELS / 255, y=Y, x_test=PIXELS, y_test=Y)
+    task = load(x=PIXELS / 255, y=Y, x_test=PIXELS / 255, y_test=Y)
+    assert (task.x_train == task.x_test).all() and task.x_train.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, "complex", "f4", "U9", "S9", "V2"])
 def test_what_is_advised_for_y_is_taken(dtype, load):
-    y = Y.astype(dtype)
+    y = Y.astype("u2").view("V2") if dtype == "V2" else Y.astype(dtype)
     try:
         load(x=PIXELS, y=y)
     except DataError as error:

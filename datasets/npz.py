@@ -32,7 +32,11 @@ INSTEAD = {
     "V": "its fields as the numbers of a step, np.stack([{0}[name] for name in {0}.dtype.names], -1)",
     "nameless": "{0}.astype('float32') of bfloat16 and alike, which .npz files do not keep",
 }
-CODES = "np.unique({}, return_inverse=True)[1]"  # of names
+CODES = {  # of names, the same in both
+    "y": "np.unique(y, return_inverse=True)[1]",
+    "y_test": "codes[len(y):], and y as codes[:len(y)], of "
+    "codes = np.unique(np.concatenate([y, y_test]), return_inverse=True)[1]",
+}
 
 
 def load(path=None):
@@ -122,7 +126,7 @@ def member(path, members, name):
         if "allow_pickle" not in str(error):
             raise
         if name.startswith("y"):
-            fault(path, f"{name} holds Python objects: save {name}.astype(int), of names {CODES.format(name)}")
+            fault(path, f"{name} holds Python objects: save {name}.astype(int), of names {CODES[name]}")
         like = "fill them up with zeros to one array [n, T] or [n, T, D]; of tokens save their lengths, too"
         fault(path, f"{name} holds Python objects: of sequences of unlike lengths {like}")
     if not isinstance(array, np.ndarray):
@@ -222,7 +226,7 @@ def classes_instead(y, name, n):
     if y.shape != (n,):
         return ""
     if y.dtype.kind in "UScV":
-        return f": save {CODES.format(name)}"
+        return f": save {CODES[name]}"
     if y.dtype.kind in "mM":
         return f": make classes of it, of times with np.digitize({name}.astype(float), LIMITS)"
     if y.dtype == bool or (y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all()):

@@ -394,6 +394,18 @@ def test_what_is_advised_for_y_is_taken(dtype, load):
         assert dtype == "i4"
 
 
+def test_names_of_the_test_set_get_the_codes_of_those_in_training(load):
+    y, y_test = np.array(["ant", "cat", "dog"])[Y], np.array(["cat", "bee"] * 10)
+    with pytest.raises(DataError) as error:
+        load(x=PIXELS, y=Y, x_test=PIXELS, y_test=y_test)
+    test, train, code = re.search(r"save (.*), and y as (.*), of (codes = .*)", str(error.value)).groups()
+    names = {"np": np, "y": y, "y_test": y_test}
+    exec(code, names)
+    task = load(x=PIXELS, y=eval(train, names), x_test=PIXELS, y_test=eval(test, names))
+    of_cats = saved(task.y_train)[y == "cat"]
+    assert set(saved(task.y_test)[::2]) == set(of_cats) and task.classes == 4
+
+
 class Harm:
     """Unpickling it makes a file."""
 

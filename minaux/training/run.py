@@ -90,7 +90,7 @@ class Run:
         kept = f"{self.directory.checkpoint} keeps the last good weights"
         size, remedy = checks.largest(self.task) or 0, "try a lower --lr"
         if size > checks.USUAL[1]:
-            remedy = f"scale x, which holds numbers up to {size:.3g}: {checks.SCALE}"
+            remedy = f"x holds numbers up to {size:.3g}: {checks.SCALE}"
         return UserError(f"{what}: stopped, {kept}; {remedy}")
 
 

@@ -213,7 +213,10 @@ def labels(path, y, name, n, least):
         fault(path, text + classes_instead(y, name, n))
     for i in np.flatnonzero((y < least) | (y >= LARGEST))[:1]:
         if y[i] == -1:
-            fault(path, f"{name}[{i}] is -1, no label: leave that sequence out, it cannot be tested")
+            remedy = "leave that sequence out, it cannot be tested"
+            if set(y.tolist()) == {-1, 1}:
+                remedy = "of the labels -1 and 1 save (y + 1) // 2 and (y_test + 1) // 2"
+            fault(path, f"{name}[{i}] is -1, no label: {remedy}")
         unlabelled = ", or -1 without a label" if least < 0 else ""
         fault(path, f"{name}[{i}] is {y[i]}, classes are from 0 to {LARGEST - 1:,}{unlabelled}")
     return y.astype(np.int64)

@@ -24,9 +24,14 @@ def classes(task, train_rows, test_rows, limit_train):
     seen = np.unique(y[y >= 0])
     if len(seen) < 2:
         alike = f"of class {seen[0]}" if len(seen) else "without a label"
+        some = " that have a label" if len(seen) and (task.y_train < 0).any() else ""
         others = np.setdiff1d(beyond[beyond >= 0], seen)
         remedy = "raise --limit-train" if len(others) else "add sequences of another class"
-        raise UserError(f"all {len(y):,} training sequences are {alike}, there is nothing to tell apart: {remedy}")
+        if set(task.y_train.tolist()) == {-1, 1}:
+            remedy = "if -1 is a class, too, save (y + 1) // 2"
+        raise UserError(
+            f"all {len(y):,} training sequences{some} are {alike}, there is nothing to tell apart: {remedy}"
+        )
     unseen = np.setdiff1d(y_test, seen)
     if not len(unseen):
         return []

@@ -319,6 +319,10 @@ def floats(value):
         ({"y": changed(Y, 4, -2)}, "y[4] is -2, classes are from 0 to 999,999, or -1 without a label"),
         ({"y": changed(Y, 4, 10**12)}, "y[4] is 1000000000000, classes are from 0 to"),
         ({"x_test": PIXELS, "y_test": changed(Y, 4, -1)}, "y_test[4] is -1, no label: leave that sequence"),
+        (
+            {"x_test": PIXELS, "y": Y % 2 * 2 - 1, "y_test": Y % 2 * 2 - 1},
+            "y_test[0] is -1, no label: of the labels -1 and 1 save (y + 1) // 2 and (y_test + 1) // 2",
+        ),
         ({"x_test": PIXELS, "y_test": changed(Y, 4, -2)}, "y_test[4] is -2, classes are from 0 to 999,999"),
         (
             {"x_test": TOKENS, "y_test": Y},

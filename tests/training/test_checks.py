@@ -64,6 +64,13 @@ def test_of_usual_data_nothing_is_told(told):
             {"limit_train": 9},
             "all 9 .* of class 7, .*: add sequences of another class",
         ),
+        (
+            Y % 2 * 2 - 1,
+            {},
+            r"all 18 training sequences that have a label are of class 1, .*: if -1 is a class, too, "
+            r"save \(y \+ 1\) // 2$",
+        ),
+        (Y // 3 * 3 - 1, {}, "all 9 training sequences that have a label are of class 2, .*: add sequences of"),
         (np.sort(Y), {"limit_train": 10, "valid": 4}, "all 6 training sequences are of class 0"),
     ],
 )

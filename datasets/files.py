@@ -61,6 +61,9 @@ def survey(folder, file):
         if not path.exists():
             faults.append(f"{path} is missing")
             continue
+        if path.is_dir():
+            faults.append(f"{path} is a folder, not the file")
+            continue
         there[name], has = path, path.stat().st_size
         if size not in (None, has):
             faults.append(f"{path} has {has:,} bytes, not {size:,}")

@@ -4,8 +4,10 @@ Xiang Zhang, Junbo Zhao, Yann LeCun: Character-level Convolutional Networks for 
 are UTF-8's bytes: 256 of them write any script, and there is no vocabulary to choose, store or match.
 """
 
+import contextlib
 import csv
 import io
+import itertools
 import pathlib
 
 import numpy as np
@@ -27,6 +29,12 @@ FILES = (
 NAMES = ["dbpedia_csv/train.csv", "dbpedia_csv/test.csv"]
 CLASSES = 14
 CLASS_NAMES = {str(i) for i in range(1, CLASSES + 1)}
+BEGINNINGS = {  # of files that are no CSV: what they are and what to do
+    b"\x1f\x8b": "packed by gzip: unpack it",
+    b"PK\3\4": "a zip archive or a spreadsheet: unpack it, or save it as CSV",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV",
+}
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
 def load(folder, max_length=512):
@@ -48,12 +56,13 @@ def rows(data, place, max_length):
 
     Raises DataError that names `place` and the line.
     """
+    for beginning, what in BEGINNINGS.items():
+        if data.startswith(beginning):
+            raise DataError(f"{place} is {what}")
     if b"\0" in data[:4]:  # `"1"` as UTF-16 or UTF-32 writes it
         raise DataError(f"{place} is in UTF-16 or UTF-32: save it as UTF-8")
     csv.field_size_limit(2**31 - 1)  # Python's own is 131,072; of a longer field the beginning is read, too
-    # Surrogates carry bytes that are not UTF-8 to the row they are in, where encoding finds them.
-    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines(data), strict=True)
     texts, labels, line = [], [], 1
     remedy = "mend or delete that line, or restore the file"
     try:
@@ -72,6 +81,9 @@ def rows(data, place, max_length):
     except UnicodeEncodeError:
         raise DataError(f"{place}, line {line}: not UTF-8: save the file as UTF-8, or {remedy}") from None
     except (ValueError, csv.Error) as error:
+        other = None if texts else separator(data)
+        if other:
+            raise DataError(f"{place} has {other} between its fields: save it with commas") from None
         cut = "a quote is not closed, the file is probably cut off"
         text = cut if str(error) == "unexpected end of data" else error
         raise DataError(f"{place}, line {line}: {text}: {remedy}") from None
@@ -79,3 +91,19 @@ def rows(data, place, max_length):
         raise DataError(f"{place} is empty: restore it")
     order = mixed(len(texts))
     return [texts[i] for i in order], np.array(labels, np.int64)[order]
+
+
+def lines(data):
+    """The text of a file. Surrogates carry bytes that are not UTF-8 to the row they are in, where encoding finds
+    them."""
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def separator(data):
+    """What the first rows have between their three fields if it is another sign than a comma, in words, or None."""
+    for sign, name in SEPARATORS.items():
+        with contextlib.suppress(csv.Error):
+            first = [*itertools.islice(csv.reader(lines(data), delimiter=sign, strict=True), 10)]
+            if first and all(len(row) == 3 for row in first):
+                return name
+    return None

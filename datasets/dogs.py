@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import pathlib
+import warnings
 
 import numpy as np
 from tqdm import tqdm
@@ -161,11 +162,16 @@ def scale(data, place, size):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:  # one of the .jpg files is a PNG
-            image.load()
-            small = as_shown(image).resize((size, size), Image.Resampling.BILINEAR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large picture is no fault
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:  # one of the .jpg files is a PNG
+                image.load()
+                small = as_shown(image).resize((size, size), Image.Resampling.BILINEAR)
     except UnidentifiedImageError:
         raise DataError(f"{place} is no JPEG or PNG: restore it, or save it as one") from None
+    except Image.DecompressionBombError:
+        most = 2 * Image.MAX_IMAGE_PIXELS
+        raise DataError(f"{place} has more than {most:,} pixels: save it smaller") from None
     except Exception as error:  # as above
         raise DataError(f"{place} does not decode ({brief(error)}): restore it") from None
     return np.asarray(small).reshape(-1, 3)

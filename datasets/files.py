@@ -14,6 +14,7 @@ from tqdm import tqdm
 from .task import DataError, Incomplete, brief
 
 TIMEOUT_S = 30
+ALIKE = {".jpg": (".jpg", ".jpeg")}
 
 
 class File(NamedTuple):
@@ -60,6 +61,9 @@ def survey(folder, file):
         if not path.exists():
             faults.append(f"{path} is missing")
             continue
+        if path.is_dir():
+            faults.append(f"{path} is a folder, not the file")
+            continue
         there[name], has = path, path.stat().st_size
         if size not in (None, has):
             faults.append(f"{path} has {has:,} bytes, not {size:,}")
@@ -70,16 +74,22 @@ def survey(folder, file):
 
 def place(folder, name):
     """Where `name`, a path inside an archive, is in `folder` or should be: with or without the top folder, and with
-    its ending in capitals or not, as cameras and other systems have it."""
+    its ending as cameras and other systems have it."""
     top, _, below = name.partition("/")
     whole, bare = folder / name, folder / (below or name)
     for path in whole, bare:
         if path.exists():
             return path
-        for ending in path.suffix.lower(), path.suffix.upper():
+        for ending in endings(path.suffix):
             if path.with_suffix(ending).exists():
                 return path.with_suffix(ending)
     return whole if (folder / top).exists() else bare
+
+
+def endings(suffix):
+    """How the ending of a file may be written: in capitals or not, and .jpeg for .jpg."""
+    small = suffix.lower()
+    return [write(one) for one in ALIKE.get(small, (small,)) for write in (str, str.upper, str.title)]
 
 
 def stamps(folder, archive, names):

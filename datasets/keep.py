@@ -1,9 +1,13 @@
 """What takes long to make is kept in a file: beside the data, or in the user's cache where they are read-only."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import pathlib
+import platform
+import re
+import secrets
 import shutil
 import tempfile
 
@@ -46,10 +50,11 @@ def writable(folder):
 
 def save(path, records):
     """Write the file whole or not at all."""
-    for left in path.parent.glob(f"{path.name}.*.tmp"):
-        if not running(int(left.suffixes[-2][1:])):  # killed while it wrote
+    start = f"{path.name}.{host()}"
+    for left in path.parent.glob(f"{start}.*.*.tmp"):  # other hosts' processes cannot be seen from here
+        if not running(int(left.suffixes[-3][1:])):  # killed while it wrote
             left.unlink(missing_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{start}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             np.save(file, records)
@@ -61,6 +66,15 @@ def save(path, records):
         raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def host():
+    """The name of this computer, as a part of a file's name without dots. On Linux with the number of the set of
+    processes that can be seen from here: containers of one name have sets of their own."""
+    name = re.sub(r"\W", "-", platform.node())
+    with contextlib.suppress(OSError):
+        name += f"-{os.stat('/proc/self/ns/pid').st_ino}"
+    return name
 
 
 def running(pid):

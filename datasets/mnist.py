@@ -22,9 +22,11 @@ PERMUTATION_SEED = 92916  # the one most published pMNIST code uses
 
 
 def locate(folder, name):
-    """Where the IDX file `name` is in `folder` or should be, gzipped or not. Some unpackers write .idx for -idx."""
-    names = [f"{one}{end}" for one in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
-    return next((folder / one for one in names if (folder / one).is_file()), folder / names[0])
+    """Where the IDX file `name` is in `folder` or should be, gzipped or not. Some unpackers write .idx for -idx.
+    Where there is none, a folder of its name."""
+    paths = [folder / f"{one}{end}" for one in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
+    found = [path for path in paths if path.is_file()] or [path for path in paths if path.is_dir()]
+    return (found or paths)[0]
 
 
 FILES = tuple(
@@ -69,6 +71,8 @@ def read_idx(folder, name):
             data = gzip.decompress(data)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: put MNIST's four IDX files there, or leave --data-dir out") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder, not the file: put MNIST's {name} in its place") from None
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno:  # it is not the file's contents that are wrong
             raise

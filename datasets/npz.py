@@ -25,13 +25,18 @@ INSTEAD = {
     "integers": "{0}.astype('float64'), or 'uint8' if they are bytes",
     "b": "{0}.astype('float32')",
     "c": "its real and imaginary part as two numbers a step",
-    "M": "({0} - {0}.min()) / np.timedelta64(1, 's')",
+    "M": "({0} - np.nanmin(x)) / np.timedelta64(1, 's')",  # x_test from the same moment as x
     "m": "{0} / np.timedelta64(1, 's')",
     "U": "text as tokens, as docs/tasks.md shows",
     "S": "text as tokens, as docs/tasks.md shows",
     "V": "its fields as the numbers of a step, np.stack([{0}[name] for name in {0}.dtype.names], -1)",
+    "nameless": "{0}.astype('float32') of bfloat16 and alike, which .npz files do not keep",
 }
-CODES = "np.unique({}, return_inverse=True)[1]"  # of names
+CODES = {  # of names, the same in both
+    "y": "np.unique(y, return_inverse=True)[1]",
+    "y_test": "codes[len(y):], and y as codes[:len(y)], of "
+    "codes = np.unique(np.concatenate([y, y_test]), return_inverse=True)[1]",
+}
 
 
 def load(path=None):
@@ -44,7 +49,7 @@ def load(path=None):
     if any(f"{name}_test" in arrays for name in ("x", "y", "lengths")):
         x_test, y_test = part(path, arrays, "_test")
         if kind(x_test) != kind(x):
-            fault(path, f"x_test holds {kind(x_test)}, but x {kind(x)}")
+            fault(path, f"x_test holds {kind(x_test)}, but x {kind(x)}: {alike(x, x_test)}")
         there = [name for name in ("lengths", "lengths_test") if name in arrays]
         if len(there) == 1:
             [lacks] = {"lengths", "lengths_test"} - {*there}
@@ -121,7 +126,7 @@ def member(path, members, name):
         if "allow_pickle" not in str(error):
             raise
         if name.startswith("y"):
-            fault(path, f"{name} holds Python objects: save {name}.astype(int), of names {CODES.format(name)}")
+            fault(path, f"{name} holds Python objects: save {name}.astype(int), of names {CODES[name]}")
         like = "fill them up with zeros to one array [n, T] or [n, T, D]; of tokens save their lengths, too"
         fault(path, f"{name} holds Python objects: of sequences of unlike lengths {like}")
     if not isinstance(array, np.ndarray):
@@ -145,7 +150,7 @@ def sequences(path, arrays, name, lengths_name):
     """x as a list of tokens, or `[n, T, D]` of bytes or floats that are as wide as they were saved."""
     x, lengths = arrays[name], arrays.get(lengths_name)
     check_form(path, x, name)
-    if np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8:
+    if whole(x) and x.dtype != np.uint8:
         return tokens(path, x, name, lengths, lengths_name)
     if lengths is not None:
         otherwise = f"leave it out, or save {name}.astype('int32') if these are tokens"
@@ -163,15 +168,20 @@ def sequences(path, arrays, name, lengths_name):
 
 def check_form(path, x, name):
     """Raise DataError if x has a type or shape that is none of sequences, with what to save instead."""
-    integers = np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
+    if 0 in x.shape:
+        otherwise = "" if name == "x" else ", or leave x_test and y_test out"
+        fault(path, f"{name} is empty, its shape is {x.shape}: save sequences there{otherwise}")
+    integers = whole(x) and x.dtype != np.uint8
     floats = np.issubdtype(x.dtype, np.floating) and x.dtype.itemsize <= 8
     if not (x.dtype == np.uint8 or floats or (integers and x.ndim != 3)):
-        instead = INSTEAD.get("integers" if integers else x.dtype.kind, "{0}.astype('float64')").format(name)
+        nameless = x.dtype.kind == "V" and not x.dtype.names
+        letter = "integers" if integers else "nameless" if nameless else x.dtype.kind
+        instead = INSTEAD.get(letter, "{0}.astype('float64')").format(name)
         what = f"{name} is of {x.dtype} in {counted(x.ndim, 'dimension')}"
         fault(path, f"{what}, not uint8, floats, or integers [n, T] (tokens): save {instead}")
-    if x.ndim not in (2, 3) or 0 in x.shape:
+    if x.ndim not in (2, 3):
         text = f"{name} has the shape {x.shape}, not [n, T] or [n, T, D]"
-        if x.ndim == 4 and 0 not in x.shape:
+        if x.ndim == 4:
             n, height, width, channels = x.shape
             text += f": of pictures save {name}.reshape({n}, {height * width}, {channels})"
         fault(path, text)
@@ -184,8 +194,9 @@ def tokens(path, x, name, lengths, lengths_name):
     """[x[i, :lengths[i]]], int32."""
     if lengths is None:
         lengths = np.full(len(x), x.shape[1])
-    if lengths.shape != x.shape[:1] or not np.issubdtype(lengths.dtype, np.integer):
-        fault(path, f"{lengths_name} is of {lengths.dtype} and shape {lengths.shape}, not integers [{len(x)}]")
+    if lengths.shape != x.shape[:1] or not whole(lengths):
+        what = f"{lengths_name} is of {lengths.dtype} and shape {lengths.shape}, not integers [{len(x)}]"
+        fault(path, f"{what}: save how many tokens of each sequence count")
     for i in np.flatnonzero((lengths < 3) | (lengths > x.shape[1]))[:1]:
         fault(path, f"{lengths_name}[{i}] is {lengths[i]}, not 3 to {x.shape[1]}")
     counts = np.arange(x.shape[1]) < lengths[:, None]
@@ -197,23 +208,38 @@ def tokens(path, x, name, lengths, lengths_name):
 
 def labels(path, y, name, n, least):
     """y as int64, from `least` up."""
-    if y.shape != (n,) or not np.issubdtype(y.dtype, np.integer):
+    if y.shape != (n,) or not whole(y):
         text = f"{name} is of {y.dtype} and shape {y.shape}, not integers [{n}], one for each sequence"
-        if y.ndim == 2 and len(y) == n:
-            text += f": save {name}.ravel()" if y.size == n else f": if it is one-hot, save {name}.argmax(1)"
-        elif y.shape == (n,) and y.dtype.kind in "US":
-            text += f": save {CODES.format(name)}"
-        elif y.shape == (n,) and (y.dtype == bool or (y.dtype.kind == "f" and (y == np.rint(y)).all())):
-            text += f": save {name}.astype(int)"
-        elif y.shape == (n,):
-            text += f": make classes of it, of numbers with np.digitize({name}, LIMITS)"
-        fault(path, text)
+        fault(path, text + classes_instead(y, name, n))
     for i in np.flatnonzero((y < least) | (y >= LARGEST))[:1]:
         if y[i] == -1:
-            fault(path, f"{name}[{i}] is -1, no label: leave that sequence out, it cannot be tested")
+            remedy = "leave that sequence out, it cannot be tested"
+            if set(y.tolist()) == {-1, 1}:
+                remedy = "of the labels -1 and 1 save (y + 1) // 2 and (y_test + 1) // 2"
+            fault(path, f"{name}[{i}] is -1, no label: {remedy}")
         unlabelled = ", or -1 without a label" if least < 0 else ""
         fault(path, f"{name}[{i}] is {y[i]}, classes are from 0 to {LARGEST - 1:,}{unlabelled}")
     return y.astype(np.int64)
+
+
+def classes_instead(y, name, n):
+    """What to save in place of a y that is not integers `[n]`."""
+    if y.ndim == 2 and len(y) == n:
+        return f": save {name}.ravel()" if y.size == n else f": if it is one-hot, save {name}.argmax(1)"
+    if y.shape != (n,):
+        return ""
+    if y.dtype.kind in "UScV":
+        return f": save {CODES[name]}"
+    if y.dtype.kind in "mM":
+        return f": make classes of it, of times with np.digitize({name}.astype(float), LIMITS)"
+    if y.dtype == bool or (y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all()):
+        return f": save {name}.astype(int)"
+    return f": make classes of it, of numbers with np.digitize({name}, LIMITS)"
+
+
+def whole(array):
+    """Whether it holds integers. np.issubdtype counts timedelta64 among them."""
+    return array.dtype.kind in "iu"
 
 
 def kind(x):
@@ -221,6 +247,17 @@ def kind(x):
     if isinstance(x, list):
         return "tokens"
     return f"{'bytes (uint8)' if x.dtype == np.uint8 else 'floats'} in {x.shape[1]} steps of {x.shape[2]}"
+
+
+def alike(x, x_test):
+    """What to save where these are not of one kind."""
+    if isinstance(x, list) or isinstance(x_test, list):
+        return "of tokens save both with .astype('int32'), of numbers both with .astype('float32')"
+    if x.shape[1] != x_test.shape[1]:
+        return "cut both to the same number of steps, or fill them up with zeros"
+    if x.shape[2] != x_test.shape[2]:
+        return "save the same numbers of each step in both"
+    return f"save {'x' if x.dtype == np.uint8 else 'x_test'} / 255, as bytes stand for that"
 
 
 def pick(x, y, rows):

@@ -4,7 +4,7 @@ import numpy as np
 
 from .config import UserError
 
-SCALE = "save (x - x.mean()) / x.std()"
+SCALE = "scale x as docs/tasks.md shows under Numbers"
 USUAL = 1e-3, 1e3  # largest numbers that a network learns from as they are
 SAMPLE = 10_000  # numbers of each channel that are looked at
 SHARE = 0.01  # of distinct numbers: measured noise loses less in float32, and nothing by it
@@ -24,9 +24,14 @@ def classes(task, train_rows, test_rows, limit_train):
     seen = np.unique(y[y >= 0])
     if len(seen) < 2:
         alike = f"of class {seen[0]}" if len(seen) else "without a label"
+        some = " that have a label" if len(seen) and (task.y_train < 0).any() else ""
         others = np.setdiff1d(beyond[beyond >= 0], seen)
         remedy = "raise --limit-train" if len(others) else "add sequences of another class"
-        raise UserError(f"all {len(y):,} training sequences are {alike}, there is nothing to tell apart: {remedy}")
+        if set(task.y_train.tolist()) == {-1, 1}:
+            remedy = "if -1 is a class, too, save (y + 1) // 2"
+        raise UserError(
+            f"all {len(y):,} training sequences{some} are {alike}, there is nothing to tell apart: {remedy}"
+        )
     unseen = np.setdiff1d(y_test, seen)
     if not len(unseen):
         return []
@@ -46,11 +51,16 @@ def largest(task):
 
 def numbers(task, rows, dtype):
     """Notes on the numbers in x. Raises UserError if `dtype` cannot hold the squares that losses and norms sum."""
+    if same(task.x_train):
+        each = " in each channel" if task.x_train.shape[2] > 1 else ""
+        raise UserError(
+            f"all numbers of x are equal{each}, there is nothing to tell apart: check what was saved as x"
+        )
     size = largest(task)
     if size is None:
         return []
     if size > 1e-3 * float(np.finfo(dtype).max) ** 0.5:
-        raise UserError(f"x holds numbers up to {size:.3g}, which overflow in {dtype}: scale them, {SCALE}")
+        raise UserError(f"x holds numbers up to {size:.3g}, which overflow in {dtype}: {SCALE}")
     found = []
     if not USUAL[0] <= size <= USUAL[1]:
         found.append(f"x holds numbers up to {size:.3g}, and a network learns best from numbers about 1: {SCALE}")
@@ -59,6 +69,11 @@ def numbers(task, rows, dtype):
         fall = f"of {apart:,} distinct numbers of x {together:,} fall together in {dtype}"
         found.append(f"{fall}: add --dtype float64, or {SCALE}")
     return found
+
+
+def same(x):
+    """Whether all steps of all sequences are the same numbers. Tokens may differ in how many they are."""
+    return not isinstance(x, list) and all((steps == x[0, 0]).all() for steps in x)
 
 
 def distinct(x, rows, dtype):

@@ -93,7 +93,7 @@ class Run:
             "try a lower --lr" + " or --aux-weight" * (self.cfg.aux_weight > 1),
         )
         if size > checks.USUAL[1]:
-            remedy = f"scale x, which holds numbers up to {size:.3g}: {checks.SCALE}"
+            remedy = f"x holds numbers up to {size:.3g}: {checks.SCALE}"
         return UserError(f"{what}: stopped, {kept}; {remedy}")
 
 

@@ -70,6 +70,19 @@ def test_a_folder_of_a_files_name_is_no_file(tmp_path):
     assert len(mnist.read_idx(tmp_path, name)) == 10000
 
 
+@pytest.mark.parametrize("name", ["{}", "{}.gz"])
+def test_a_folder_in_place_of_a_file_is_told(name, tmp_path):
+    """Some unpackers make one of each file's name, and put the file into it."""
+    for one in mnist.SHA256:
+        (tmp_path / name.format(one)).mkdir()
+    path = tmp_path / name.format("train-images-idx3-ubyte")
+    with pytest.raises(DataError) as error:
+        datasets.load("mnist", data_dir=tmp_path)
+    says = f"{path} is a folder, not the file"
+    assert str(error.value) == f"{says}: put MNIST's train-images-idx3-ubyte in its place"
+    assert datasets.survey("mnist", tmp_path) == ([], says)
+
+
 def test_a_file_that_may_not_be_read_is_told_as_that(tmp_path, monkeypatch):
     """Restoring it would not help."""
 

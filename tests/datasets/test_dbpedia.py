@@ -1,9 +1,11 @@
 """DBpedia from small files in the canonical form."""
 
+import gzip
 import io
 import json
 import re
 import tarfile
+import zipfile
 
 import numpy as np
 import pooch
@@ -151,6 +153,38 @@ def test_another_encoding_is_named(encoding, folder):
         with pytest.raises(DataError) as error:
             load(folder)
         assert str(error.value) == f"{folder / name} is in UTF-16 or UTF-32: save it as UTF-8"
+
+
+SPREADSHEET = io.BytesIO()
+with zipfile.ZipFile(SPREADSHEET, "w") as file:
+    file.writestr("[Content_Types].xml", "<Types/>")
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        (gzip.compress(TRAIN.encode()), "is packed by gzip: unpack it"),
+        (SPREADSHEET.getvalue(), "is a zip archive or a spreadsheet: unpack it, or save it as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "is a spreadsheet: save it as CSV"),
+        ('"1";"A, B";"text"\n"2";"C";"a; b"\n', "has semicolons between its fields: save it with commas"),
+        ("1;A, b, c;text\n" * 20, "has semicolons between its fields: save it with commas"),
+        ("label;title;text\n1;A;text\n", "has semicolons between its fields: save it with commas"),
+        ("1\tA, b\ta text\n" * 20, "has tabs between its fields: save it with commas"),
+        ('\ufeff"1"\t"A"\t"a ""text"""\r\n', "has tabs between its fields: save it with commas"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_as_a_whole(data, says, folder):
+    write(folder, data)
+    with pytest.raises(DataError) as error:
+        load(folder)
+    assert str(error.value) == f"{folder / 'train.csv'} {says}"
+
+
+def test_semicolons_in_one_row_are_its_own_fault(folder):
+    for text in "1;a title;a text\n" + TRAIN, TRAIN + "1;a title;a text\n":
+        write(folder, text)
+        with pytest.raises(DataError, match="train.csv, line [15]: 1 field, not 3"):
+            load(folder)
 
 
 def test_a_header_is_told(folder):

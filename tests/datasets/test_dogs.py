@@ -2,6 +2,7 @@
 
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import datasets
-from datasets import DataError, dogs
+from datasets import DataError, dogs, keep
 from datasets.task import mixed
 from tests.conftest import arrays, tiny
 
@@ -159,11 +160,11 @@ def test_a_picture_is_scaled_as_a_viewer_shows_it(form, picture, left, right, tr
     assert near(shown[:, :15], left) and near(shown[:, 18:], right)
 
 
-@pytest.mark.parametrize("ending", [".JPG", ".MAT"])
-def test_endings_may_be_in_capitals(ending, tree, invoke):
+@pytest.mark.parametrize("ending", [".JPG", ".Jpg", ".jpeg", ".JPEG", ".MAT"])
+def test_endings_may_be_written_otherwise(ending, tree, invoke):
     expected = load(tree)
     (tree / "pixels-16.npy").unlink()
-    for path in [*tree.rglob(f"*{ending.lower()}")]:
+    for path in [*tree.rglob(f"*{ending.lower().replace('e', '')}")]:
         path.rename(path.with_suffix(ending))
     task = load(tree)
     assert all((getattr(task, name) == getattr(expected, name)).all() for name in task._fields[:4])
@@ -397,6 +398,17 @@ def test_check_notices_a_picture_that_was_replaced(tree):
         datasets.check("dogs", tree)
 
 
+def test_a_large_picture_is_no_fault(tree, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100 * 200 - 1)  # Pillow warns above it, and fails above twice it
+    image = tree / "Images" / "n01-Pug" / "n01_2.jpg"
+    Image.new("L", (200, 100), 90).save(image, "PNG")
+    load(tree)
+    Image.new("L", (200, 200), 90).save(image, "PNG")
+    with pytest.raises(DataError) as error:
+        load(tree)
+    assert str(error.value) == f"{image} has more than 39,998 pixels: save it smaller"
+
+
 @pytest.mark.parametrize("harm", ["cut", "text", "empty", "other format"])
 def test_a_picture_that_does_not_decode_is_named(harm, tree):
     path = tree / "Images" / "n99-Dingo" / "n99_7.jpg"
@@ -437,11 +449,27 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(error, tree, monkeypatch
 def test_what_a_killed_process_left_is_removed(tree):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
-    left, working = (tree / f"pixels-16.npy.{pid}.tmp" for pid in (ended.pid, os.getppid()))
-    for path in left, working:
+    here, elsewhere = keep.host(), f"{keep.host()}-2"
+    left, working, others = (
+        tree / f"pixels-16.npy.{name}.{pid}.0a1b2c3d.tmp"
+        for name, pid in ((here, ended.pid), (here, os.getppid()), (elsewhere, ended.pid))
+    )
+    for path in left, working, others:
         path.write_bytes(b"half")
     load(tree)
-    assert sorted(tree.glob("pixels*")) == sorted([working, tree / "pixels-16.npy"])
+    assert sorted(tree.glob("pixels*")) == sorted([working, others, tree / "pixels-16.npy"])
+
+
+def test_two_hosts_write_two_files(tree, monkeypatch):
+    """Their processes may have the same number, and two containers the same name."""
+    written, hosts = [], []
+    monkeypatch.setattr(os, "replace", lambda source, target: written.append(source.name))
+    for name in "a.b", "a.b", "c":
+        monkeypatch.setattr(platform, "node", lambda name=name: name)
+        keep.save(tree / "pixels-16.npy", np.zeros(3))
+        hosts.append(keep.host())
+    assert len(set(written)) == 3 and len(set(hosts)) == 2 and hosts[0].startswith("a-b")
+    assert all(name.startswith(f"pixels-16.npy.{host}.{os.getpid()}.") for name, host in zip(written, hosts))
 
 
 def test_a_missing_picture_is_named(tree):

@@ -173,8 +173,23 @@ def floats(value):
         ),
         ({"x": PIXELS[0, 0]}, "x has the shape (2,), not [n, T] or [n, T, D]"),
         ({"x": PIXELS[None]}, "x has the shape (1, 20, 5, 2), not"),
-        ({"x": PIXELS[:0], "y": Y[:0]}, "x has the shape (0, 5, 2), not"),
-        ({"x": PIXELS[:, :, :0]}, "x has the shape (20, 5, 0), not"),
+        ({"x": PIXELS[:0], "y": Y[:0]}, "x is empty, its shape is (0, 5, 2): save sequences there"),
+        ({"x": TOKENS[:0], "y": Y[:0]}, "x is empty, its shape is (0, 6): save sequences there"),
+        ({"x": PIXELS[:, :, :0]}, "x is empty, its shape is (20, 5, 0)"),
+        (
+            {"x_test": PIXELS[:0], "y_test": Y[:0]},
+            "x_test is empty, its shape is (0, 5, 2): save sequences there, or leave x_test and y_test out",
+        ),
+        (
+            {"x": np.zeros((20, 6), "V2")},  # what bfloat16 is saved as
+            "x is of |V2 in 2 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
+            "x.astype('float32') of bfloat16 and alike, which .npz files do not keep",
+        ),
+        (
+            {"x": np.zeros((20, 6), "f4, f4")},
+            "x is of [('f0', '<f4'), ('f1', '<f4')] in 2 dimensions, not uint8, floats, or integers [n, T] "
+            "(tokens): save its fields as the numbers of a step, np.stack(",
+        ),
         (
             {"x": PIXELS[None].repeat(20, 0)},
             "x has the shape (20, 20, 5, 2), not [n, T] or [n, T, D]: of pictures save x.reshape(20, 100, 2)",
@@ -206,7 +221,17 @@ def floats(value):
         (
             {"x": PIXELS.astype("datetime64[s]")},
             "x is of datetime64[s] in 3 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
-            "(x - x.min()) / np.timedelta64(1, 's')",
+            "(x - np.nanmin(x)) / np.timedelta64(1, 's')",
+        ),
+        (
+            {"x_test": PIXELS.astype("datetime64[s]"), "y_test": Y},
+            "x_test is of datetime64[s] in 3 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
+            "(x_test - np.nanmin(x)) / np.timedelta64(1, 's')",
+        ),
+        (
+            {"x": TOKENS.astype("timedelta64[s]")},
+            "x is of timedelta64[s] in 2 dimensions, not uint8, floats, or integers [n, T] (tokens): save "
+            "x / np.timedelta64(1, 's')",
         ),
         ({"x": floats(np.nan)}, "x[3, 4, 1] is nan, no finite number: put a number there, or leave that sequence"),
         ({"x_test": floats(-np.inf), "y_test": Y}, "x_test[3, 4, 1] is -inf, no finite number: put"),
@@ -216,7 +241,14 @@ def floats(value):
         ),
         ({"x": changed(TOKENS, (2, 5), 10**6)}, "x[2, 5] is 1000000, tokens are from 0 to 999,999"),
         ({"x": TOKENS, "lengths": LENGTHS[1:]}, "lengths is of int64 and shape (19,), not integers [20]"),
-        ({"x": TOKENS, "lengths": LENGTHS / 1}, "lengths is of float64 and shape (20,), not integers [20]"),
+        (
+            {"x": TOKENS, "lengths": LENGTHS / 1},
+            "lengths is of float64 and shape (20,), not integers [20]: save how many tokens of each sequence count",
+        ),
+        (
+            {"x": TOKENS, "lengths": LENGTHS.astype("timedelta64[s]")},
+            "lengths is of timedelta64[s] and shape (20,), not integers [20]",
+        ),
         ({"x": TOKENS, "lengths": changed(LENGTHS, 7, 2)}, "lengths[7] is 2, not 3 to 6"),
         ({"x": TOKENS, "lengths": changed(LENGTHS, 7, 7)}, "lengths[7] is 7, not 3 to 6"),
         (
@@ -264,13 +296,56 @@ def floats(value):
             "y is of <U3 and shape (20,), not integers [20], one for each sequence: save "
             "np.unique(y, return_inverse=True)[1]",
         ),
+        (
+            {"y": changed(Y / 1, 4, np.inf)},
+            "y is of float64 and shape (20,), not integers [20], one for each sequence: make classes of it, of "
+            "numbers with np.digitize(y, LIMITS)",
+        ),
+        (
+            {"y": Y.astype("timedelta64[s]")},
+            "y is of timedelta64[s] and shape (20,), not integers [20], one for each sequence: make classes of it, "
+            "of times with np.digitize(y.astype(float), LIMITS)",
+        ),
+        (
+            {"y": Y.astype("datetime64[s]")},
+            "y is of datetime64[s] and shape (20,), not integers [20], one for each sequence: make classes of it, "
+            "of times with np.digitize(y.astype(float), LIMITS)",
+        ),
+        (
+            {"y": Y.astype(complex)},
+            "y is of complex128 and shape (20,), not integers [20], one for each sequence: save "
+            "np.unique(y, return_inverse=True)[1]",
+        ),
         ({"y": changed(Y, 4, -2)}, "y[4] is -2, classes are from 0 to 999,999, or -1 without a label"),
         ({"y": changed(Y, 4, 10**12)}, "y[4] is 1000000000000, classes are from 0 to"),
         ({"x_test": PIXELS, "y_test": changed(Y, 4, -1)}, "y_test[4] is -1, no label: leave that sequence"),
+        (
+            {"x_test": PIXELS, "y": Y % 2 * 2 - 1, "y_test": Y % 2 * 2 - 1},
+            "y_test[0] is -1, no label: of the labels -1 and 1 save (y + 1) // 2 and (y_test + 1) // 2",
+        ),
         ({"x_test": PIXELS, "y_test": changed(Y, 4, -2)}, "y_test[4] is -2, classes are from 0 to 999,999"),
-        ({"x_test": TOKENS, "y_test": Y}, "x_test holds tokens, but x bytes (uint8) in 5 steps of 2"),
-        ({"x_test": PIXELS[:, :4], "y_test": Y}, "x_test holds bytes (uint8) in 4 steps of 2, but x bytes"),
-        ({"x_test": floats(0), "y_test": Y}, "x_test holds floats in 5 steps of 2, but x bytes (uint8) in"),
+        (
+            {"x_test": TOKENS, "y_test": Y},
+            "x_test holds tokens, but x bytes (uint8) in 5 steps of 2: of tokens save",
+        ),
+        (
+            {"x_test": PIXELS[:, :4], "y_test": Y},
+            "x_test holds bytes (uint8) in 4 steps of 2, but x bytes (uint8) in 5 steps of 2: cut both to the same "
+            "number of steps, or fill them up with zeros",
+        ),
+        (
+            {"x_test": PIXELS[:, :, 0], "y_test": Y},
+            "x_test holds bytes (uint8) in 5 steps of 1, but x bytes (uint8) in 5 steps of 2: save the same "
+            "numbers of each step in both",
+        ),
+        (
+            {"x_test": floats(0), "y_test": Y},
+            "x_test holds floats in 5 steps of 2, but x bytes (uint8) in 5 steps of 2: save x / 255, as bytes",
+        ),
+        (
+            {"x": floats(0), "x_test": PIXELS, "y_test": Y},
+            "x_test holds bytes (uint8) in 5 steps of 2, but x floats in 5 steps of 2: save x_test / 255, as bytes",
+        ),
         ({"x": PIXELS[:1], "y": Y[:1]}, "one sequence cannot be both trained on and tested"),
     ],
 )
@@ -279,6 +354,60 @@ def test_a_wrong_array_is_named(arrays, says, load, tmp_path):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'own.npz'}: {says}")) as error:
         load(**{name: array for name, array in arrays.items() if array is not None})
     assert "\n" not in str(error.value)
+
+
+TYPES = ["M8[s]", "m8[s]", "bool", "longdouble", "i4"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(20, 6), (20, 3, 2)])
+def test_what_is_advised_for_x_is_taken(dtype, shape, load):
+    x = TOKENS.reshape(shape).astype(dtype)
+    try:
+        load(x=x, y=Y)
+    except DataError as error:
+        advice = str(error).partition(": save ")[2].partition(", or ")[0]
+        load(x=eval(advice, {"np": np, "x": x}), y=Y)
+    else:
+        assert (dtype, shape) == ("i4", (20, 6))  # tokens
+
+
+def test_what_is_advised_for_another_kind_of_test_set_is_taken(load):
+    numbers, tokens = PIXELS[:, :, 0], TOKENS[:, :5]
+    for x, x_test in (tokens, numbers), (tokens, numbers / 255), (numbers, tokens):
+        with pytest.raises(DataError) as error:
+            load(x=x, y=Y, x_test=x_test, y_test=Y)
+        of_tokens, of_numbers = re.findall(r"astype\('(\w+)'\)", str(error.value))
+        assert load(x=x.astype(of_tokens), y=Y, x_test=x_test.astype(of_tokens), y_test=Y).tokens
+        assert not load(x=x.astype(of_numbers), y=Y, x_test=x_test.astype(of_numbers), y_test=Y).tokens
+    with pytest.raises(DataError, match=": save x_test / 255,"):
+        load(x=PIXELS / 255, y=Y, x_test=PIXELS, y_test=Y)
+    task = load(x=PIXELS / 255, y=Y, x_test=PIXELS / 255, y_test=Y)
+    assert (task.x_train == task.x_test).all() and task.x_train.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, "complex", "f4", "U9", "S9", "V2"])
+def test_what_is_advised_for_y_is_taken(dtype, load):
+    y = Y.astype("u2").view("V2") if dtype == "V2" else Y.astype(dtype)
+    try:
+        load(x=PIXELS, y=y)
+    except DataError as error:
+        advice = re.search("(?:save|with) (.*)", str(error))[1]
+        assert load(x=PIXELS, y=eval(advice, {"np": np, "y": y, "LIMITS": [1, 2]})).classes > 1
+    else:
+        assert dtype == "i4"
+
+
+def test_names_of_the_test_set_get_the_codes_of_those_in_training(load):
+    y, y_test = np.array(["ant", "cat", "dog"])[Y], np.array(["cat", "bee"] * 10)
+    with pytest.raises(DataError) as error:
+        load(x=PIXELS, y=Y, x_test=PIXELS, y_test=y_test)
+    test, train, code = re.search(r"save (.*), and y as (.*), of (codes = .*)", str(error.value)).groups()
+    names = {"np": np, "y": y, "y_test": y_test}
+    exec(code, names)
+    task = load(x=PIXELS, y=eval(train, names), x_test=PIXELS, y_test=eval(test, names))
+    of_cats = saved(task.y_train)[y == "cat"]
+    assert set(saved(task.y_test)[::2]) == set(of_cats) and task.classes == 4
 
 
 class Harm:

@@ -1,10 +1,13 @@
 """What a new run says of its data."""
 
+import pathlib
+import re
 import types
 
 import numpy as np
 import pytest
 
+import datasets
 from datasets import Task
 from minaux.training import checks, config
 from minaux.training.config import UserError
@@ -61,6 +64,13 @@ def test_of_usual_data_nothing_is_told(told):
             {"limit_train": 9},
             "all 9 .* of class 7, .*: add sequences of another class",
         ),
+        (
+            Y % 2 * 2 - 1,
+            {},
+            r"all 18 training sequences that have a label are of class 1, .*: if -1 is a class, too, "
+            r"save \(y \+ 1\) // 2$",
+        ),
+        (Y // 3 * 3 - 1, {}, "all 9 training sequences that have a label are of class 2, .*: add sequences of"),
         (np.sort(Y), {"limit_train": 10, "valid": 4}, "all 6 training sequences are of class 0"),
     ],
 )
@@ -130,11 +140,11 @@ def test_numbers_that_fall_together_are_told(told):
     assert left < 5
     assert together == (
         f"note: of 240 distinct numbers of x {240 - left} fall together in float32: add --dtype float64, or "
-        "save (x - x.mean()) / x.std()"
+        "scale x as docs/tasks.md shows under Numbers"
     )
     assert large == (
         "note: x holds numbers up to 1.7e+09, and a network learns best from numbers about 1: "
-        "save (x - x.mean()) / x.std()"
+        "scale x as docs/tasks.md shows under Numbers"
     )
     assert told(Task(SECONDS, Y, SECONDS, Y, classes=4), dtype="float64") == [large]
     assert told(Task(SECONDS - 1.7e9, Y, SECONDS - 1.7e9, Y, classes=4)) == []
@@ -160,7 +170,7 @@ def test_numbers_that_overflow_are_refused_with_their_cause(dtype, size, told):
     for train, test in (x, -X / 255), (X / 255, x):
         with pytest.raises(UserError) as error:
             told(Task(train, Y, test, Y, classes=4), dtype=dtype)
-        says = f"x holds numbers up to {abs(size):.3g}, which overflow in {dtype}: scale them, {checks.SCALE}"
+        says = f"x holds numbers up to {abs(size):.3g}, which overflow in {dtype}: {checks.SCALE}"
         assert str(error.value) == says
 
 
@@ -178,10 +188,71 @@ def test_small_numbers_are_told(told):
     assert line.startswith("note: x holds numbers up to ") and line.endswith("numbers about 1: " + checks.SCALE)
 
 
+NOISE = R.standard_normal((40, 6, 1))
+CONSTANT = np.concatenate([NOISE * 1e6, NOISE * 0 + 0.1, NOISE * 0], 2)
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+@pytest.mark.parametrize(
+    "x, dtype",
+    [
+        (NOISE[:, :, 0] * 1e5, "float32"),  # [n, T]
+        (NOISE * [1e6, 1e-6, 1] + [0, 1e-3, 1.7e9], "float32"),
+        (SECONDS, "float32"),
+        (SECONDS.astype("float32"), "float32"),
+        (CONSTANT, "float32"),
+        ((NOISE * 1e4).astype("float16"), "float32"),
+        ((NOISE * 1e-7).astype("float16"), "float32"),
+        ((NOISE * 1e20).astype("float32"), "float32"),
+        ((NOISE * 1e37).astype("float32"), "float32"),
+        ((NOISE * 1e-44).astype("float32"), "float32"),
+        (NOISE * 1e160, "float64"),
+        (NOISE * 1e160, "float32"),
+        (NOISE / abs(NOISE).max() * 1.7e308, "float64"),
+        (NOISE * 1e-200, "float64"),
+    ],
+)
+def test_numbers_scaled_as_advised_are_taken_without_a_note(x, dtype, with_test, told, tmp_path):
+    """Followed to the letter."""
+    page = (pathlib.Path(__file__).parent.parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n([^`]*def scaled[^`]*)```", page)
+    if not with_test:
+        code = code[: code.rindex("x, x_test =")] + re.search(r"# without .*: (.*)", code)[1]
+    arrays = {"x": x, "x_test": x[::-1]} if with_test else {"x": x}
+    labels = {"y": Y, "y_test": Y[::-1]} if with_test else {"y": Y}
+
+    def load(arrays):
+        np.savez(tmp_path.parent / "own.npz", **arrays, **labels)
+        return datasets.load("npz", data_dir=tmp_path.parent / "own.npz")
+
+    try:
+        lines = told(load(arrays), dtype=dtype, valid=0)
+    except UserError as error:
+        lines = [str(error)]
+    assert any(checks.SCALE in line for line in lines)
+    names = {"np": np, **arrays}
+    exec(code, names)
+    task = load({name: names[name] for name in arrays})
+    assert told(task, dtype=dtype, valid=0) == []
+    if with_test:
+        assert sorted(task.x_train.ravel()) == sorted(task.x_test.ravel())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+@pytest.mark.parametrize("number", [0, 5])
+def test_equal_numbers_are_refused(dtype, number, told):
+    x = np.full((40, 6, 1), number, dtype)
+    with pytest.raises(UserError, match="^all numbers of x are equal, there is nothing to tell apart: check what"):
+        told(Task(x, Y, X.astype(dtype), Y, classes=4))
+    two = np.concatenate([x, x + 1], 2)
+    with pytest.raises(UserError, match="^all numbers of x are equal in each channel, there is nothing"):
+        told(Task(two, Y, two, Y, classes=4))
+
+
 def test_where_training_diverges_unscaled_numbers_are_the_cause(tmp_path):
     """A lower learning rate would not help."""
     for size, remedy in (
-        (1e6, f"; scale x, which holds numbers up to 1e+06: {checks.SCALE}"),
+        (1e6, f"; x holds numbers up to 1e+06: {checks.SCALE}"),
         (1, "; try a lower --lr"),
     ):
         x = np.full((40, 6, 1), float(size))

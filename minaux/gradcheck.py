@@ -247,7 +247,14 @@ def _error_at(f, args, centre, name, grad, where, direction):
     scale, own = float(abs(w).max()), abs(w[on & (w != 0)])
     scale = scale if scale > 1e-200 else 1.0
     error = Error(name, where, float((grad[on] * direction[on]).sum()))
-    if (pair := ends(STEP * scale)) and pair[0] != pair[1]:  # where f does not move, larger steps decide
+    pair = ends(STEP * scale)
+    if (
+        pair and pair[0] == pair[1]
+    ):  # does f not move, or less than it rounds? The largest step without a kink tells
+        up, down = next(filter(None, map(ends, scale * 4.0 ** -np.arange(9))), pair)
+        if up == down and error.analytic == 0:
+            return error._replace(numeric=0.0)
+    elif pair:
         quick = error._replace(numeric=float(pair[0] - pair[1]) / (2 * STEP * scale))
         if not quick.wrong:
             return quick

@@ -47,7 +47,9 @@ def run_program(program):
         comm = communicator()
     except UserError as error:
         first = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0")) == "0"
-        sys.exit(f"Error: {error}" if first else 1)
+        sys.exit(
+            f"Error: {error}" if first else 0
+        )  # the first that fails ends the others, before they have told it
     if comm.rank:
         return serve(comm)
     try:

@@ -29,7 +29,7 @@ class Stop(threading.Event):
     @contextlib.contextmanager
     def saving(self, save):
         """Within nothing changes, so a signal calls save() at once. Not all who send one wait for the batch:
-        mpiexec kills its ranks half a second later."""
+        mpiexec kills its ranks a quarter of a second later."""
         self.save = save
         try:
             yield
@@ -47,19 +47,23 @@ def listening():
     """Within: a Stop that the first of `SIGNALS` sets, to stop after this batch; the same again stops at once."""
     stop, before = Stop(), {}
 
+    def save(*_):
+        if stop.save is not None:
+            with contextlib.suppress(OSError, UserError):  # the run saves again, and tells what is wrong
+                stop.save()
+
     def ask(number, _):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         stop.number = number
         stop.set()
-        if stop.save is not None:
-            with contextlib.suppress(OSError, UserError):  # the run saves again, and tells what is wrong
-                stop.save()
+        save()
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else f" ({signal.Signals(number).name})"
         tqdm.write(f"stopping after this batch{again}", file=sys.stderr)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             before[number] = signal.signal(number, ask)
+    before[signal.SIGCONT] = signal.signal(signal.SIGCONT, save)  # mpiexec's first word, ¼ s before it kills
     try:
         yield stop
     finally:

@@ -145,7 +145,7 @@ def test_sigterm_saves_and_ends_all_ranks(tmp_path, to):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="no /proc")
 def test_mpiexec_does_not_wait_for_the_batch(tmp_path):
-    """It kills its ranks half a second after SIGTERM: what was trained until then is saved all the same."""
+    """It kills its ranks a quarter of a second after SIGTERM: what was trained until then is saved all the same."""
     options = "--task mnist --bptt full --batch-size 256 --valid 0 --limit-test 64 --epochs 1 --threads 1 --quiet"
     process, _ = training(tmp_path / "run", *options.split())
     trained = rows(tmp_path / "run")[-1]["step"]

@@ -148,16 +148,18 @@ def unzip(points):
 def references(axes, panel, curves, evaluated):
     """The lines that a panel's curves are to be read against, and its range."""
     lines = []  # (height, name, colour, linestyle)
+    counts = {curve.cfg.data["classes"] for curve in curves if curve.cfg.data}
     if panel.name == "accuracy":
         axes.set_ylim(-4, 104)
-        counts = {curve.cfg.data["classes"] for curve in curves if curve.cfg.data}
         lines = [(100 / n, "chance", "dimgray", "-") for n in counts]
     elif panel.name == "r_swap_gap":
         lines = [(0, "no memory", "dimgray", "-")]
     elif panel.auxiliary:
         lines = rivals(panel.auxiliary, curves)
     heights = [height for height, *_ in lines]
-    if panel.auxiliary and evaluated:  # training begins far above
+    if panel.name == "loss_supervised":  # one batch may be far above, as may the first ones below
+        heights = [math.log(n) for n in counts]
+    if panel.training and evaluated:
         top = 1.15 * max(evaluated + heights)
         axes.set_ylim(-0.05 * top, top)
     for height, _, color, linestyle in lines:

@@ -135,6 +135,13 @@ def test_no_mark_is_cut_at_the_frame(tmp_path):
                     assert frame.x0 + reach <= x <= frame.x1 - reach and frame.y0 + reach <= y <= frame.y1 - reach
 
 
+def test_one_batch_does_not_flatten_the_rest(tmp_path):
+    spike = {"kind": "train", "phase": "joint", "step": 25, "loss_supervised": 1e12, "loss_auxiliary": None}
+    run = write_run(tmp_path / "run", [*rows(), spike], options={"data": DATA})
+    low, high = plots.plot([run]).axes[1].get_ylim()
+    assert low < 0 and 1.5 < high < 3
+
+
 def test_long_curves_are_running_means_of_one_phase(tmp_path):
     step = {"kind": "train", "loss_supervised": None}
     found = [{**step, "phase": "pretrain", "step": n, "loss_auxiliary": 100} for n in range(5)]

@@ -134,7 +134,7 @@ def cli():
 BPTT = "300; 75 with --size 14; full for the baselines"
 AUX_BPTT = "as --bptt, or its default where that is 0"
 PAPER = "with --preset paper"  # of the LSTM; the baselines have theirs with either
-LR = f"0.003; 0.001 {PAPER} or --model urnn; irnn 0.0003, transformer 0.0005"
+LR = f"0.003; 0.001 {PAPER}; irnn and urnn 0.0003, transformer 0.0005"
 FORGET_BIAS = "Initial bias of the forget gates; chrono and loguniform spread what the units remember."
 HIDDEN = "LSTM units; hidden layers of classifier and heads are twice as wide, a uRNN 4 times, a Transformer 3/4."
 SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; dogs 16 to 128."

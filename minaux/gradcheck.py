@@ -248,16 +248,14 @@ def _error_at(f, args, centre, name, grad, where, direction):
     scale = scale if scale > 1e-200 else 1.0
     error = Error(name, where, float((grad[on] * direction[on]).sum()))
     pair = ends(STEP * scale)
-    if (
-        pair and pair[0] == pair[1]
-    ):  # does f not move, or less than it rounds? The largest step without a kink tells
-        up, down = next(filter(None, map(ends, scale * 4.0 ** -np.arange(9))), pair)
-        if up == down and error.analytic == 0:
-            return error._replace(numeric=0.0)
-    elif pair:
+    if pair and pair[0] != pair[1]:
         quick = error._replace(numeric=float(pair[0] - pair[1]) / (2 * STEP * scale))
         if not quick.wrong:
             return quick
+    elif pair and error.analytic == 0:  # flat, or less than it rounds? The largest step without a kink tells
+        up, down = next(filter(None, map(ends, scale * 4.0 ** -np.arange(9))), pair)
+        if up == down:
+            return error._replace(numeric=0.0)
     finest = max(own.min(initial=scale) / scale, EPS) * 4.0**-LEVELS
     h, losses = [], []
     for step in scale * finest * 4.0 ** np.arange(1 - math.floor(math.log(finest, 4))):

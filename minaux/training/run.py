@@ -88,10 +88,8 @@ class Run:
     def diverged(self, what):
         """The UserError for numbers that are not finite."""
         kept = f"{self.directory.checkpoint} keeps the last good weights"
-        size, remedy = (
-            checks.largest(self.task) or 0,
-            "try a lower --lr" + " or --aux-weight" * (self.cfg.aux_weight > 1),
-        )
+        remedy = "try a lower --lr" + " or --aux-weight" * (self.cfg.aux_weight > 1)
+        size = checks.largest(self.task) or 0
         if size > checks.USUAL[1]:
             remedy = f"x holds numbers up to {size:.3g}: {checks.SCALE}"
         return UserError(f"{what}: stopped, {kept}; {remedy}")

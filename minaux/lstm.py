@@ -180,8 +180,8 @@ def lstm_backward_of_each(losses, cache, inputs=True):
     dW = [rows_oifg(cache, some) for some in dweights]  # k times [4H, H+1+D]: of Wh | b | Wx
     WhT = xp.ascontiguousarray(W[:, :H].T)
     for t0, t1 in reversed(cut(S, together(N))):
-        f = gates[t0:t1, 2 * H : 3 * H]
-        dc_dh, dz, f = (side(a, k) for a in (*slopes(cache, t0, t1), f))  # [S, ., k N]
+        dc_dh, dz = (side(a, k) for a in slopes(cache, t0, t1))  # [t1-t0, H or 4H, k N]
+        f = side(gates[t0:t1, 2 * H : 3 * H], k)  # [t1-t0, H, k N]
         for t in reversed(range(t1 - t0)):
             dz_o, dz_ifg = dz[t, :H], dz[t, H:].reshape(3, H, k * N)  # slopes still
             for n, dh in enumerate(dhs):

@@ -111,18 +111,18 @@ def sweep(main, sweeps):
     """Run the sweeps. Where their spans overlap they go side by side, but each loss has its own columns and ends at
     its own cut: none rides past it in another's window."""
     begins = [s.span[1] - (0 if s.dh is None else len(s.dh)) for s in sweeps]  # of dh
-    ends = sorted({*begins, *(t for s in sweeps for t in s.span)}, reverse=True)
+    boundaries = sorted({*begins, *(t for s in sweeps for t in s.span)}, reverse=True)
     states = [(s.dh_last, s.dc_last, None) for s in sweeps]  # dh, dc, (dWx, dWh, db) so far
-    for t1, t0 in zip(ends, ends[1:]):
-        some = [n for n, s in enumerate(sweeps) if s.span[0] <= t0 and t1 <= s.span[1]]
-        for part in reversed(windows.cut(t1 - t0, main.every)) if some else ():
+    for t1, t0 in zip(boundaries, boundaries[1:]):
+        active = [n for n, s in enumerate(sweeps) if s.span[0] <= t0 and t1 <= s.span[1]]
+        for part in reversed(windows.cut(t1 - t0, main.every)) if active else ():
             start, end = t0 + part[0], t0 + part[1]
             losses = []
-            for n in some:
+            for n in active:
                 dh = sweeps[n].dh[start - begins[n] : end - begins[n]] if start >= begins[n] else None
                 losses.append((dh, *states[n]))
             found = lstm_backward_of_each(losses, main.steps(start, end), inputs=False)
-            for n, (_, dh, dc, *dweights) in zip(some, found):
+            for n, (_, dh, dc, *dweights) in zip(active, found):
                 states[n] = dh, dc, dweights
     for s, (_, _, dweights) in zip(sweeps, states):
         if dweights is not None:  # the span has steps

@@ -39,7 +39,7 @@ class Ended(NamedTuple):
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and backend("auto")[1] != "gpu":
-        pytest.skip("no GPU here")
+        pytest.skip("no GPU here")  # the same test runs by emulation everywhere
 
 
 @pytest.fixture(scope="session")

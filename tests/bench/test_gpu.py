@@ -17,7 +17,7 @@ TINY = {"N": 3, "H": 4, "L": 5}
 @pytest.fixture
 def small(monkeypatch):
     if standin.COMPILER is None:
-        pytest.skip("no C++ compiler")
+        pytest.skip("no C++ compiler")  # lstm.cu runs on the CPU by one
     monkeypatch.setitem(sys.modules, "cupy", standin.cupy())
     monkeypatch.setattr(bench_gpu, "has_pytorch", lambda: False)
     monkeypatch.setattr(bench_gpu, "SGEMM", 64)

@@ -393,8 +393,9 @@ def plot(runs, out):
 def reconstruct(run, out, data_dir):
     """Draw true segments, what RUN's auxiliary heads make of them, and a rival that does not know the sequence.
 
-    r's rival is its own decoder started from another sequence's state, p's is the mean at each position. Text is
-    printed line below line.
+    r's rival is its own decoder started from another sequence's state, p's is the mean at each position. For r it
+    draws the error against the distance from the anchor, too: how far back the state remembers. Text is printed
+    line below line.
     """
     if out is not None:
         check_out(out, "reconstruction.png")
@@ -441,31 +442,40 @@ def export(run, out):
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=click.Choice([*analyses.GRIDS, "cost"]))
 @click.option("--out", required=True, type=click.Path(), help="Directory of the runs, table.md and picture.png.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Runs of each kind: --seed and the next.",
+)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[TRAIN OPTIONS]...")
 @one_line_errors
-def analyse(name, out, options):
+def analyse(name, out, seeds, options):
     """Run one of the paper's analyses: a grid of runs that ends with a table and a picture.
 
     The same command goes on where an earlier one stopped. Started several times, on one machine or on several that
     share the directory, it divides the runs, and whoever ends last writes the table. Further options are those of
     `train`, for all runs of the grid: --task above all, --epochs, --limit-train. With --size 14 the grid's lengths
-    are a quarter of the usual. `cost` takes none. A run counts as done when --budget is spent.
+    are a quarter of the usual. `cost` takes none. A run counts as done when --budget is spent. With more --seeds
+    the same command makes the runs that are missing.
 
     \b
     truncation   accuracy of none, r and p against the truncation, down to 1 and 0
     labels       accuracy of none, r and p against the number of labels, 100 to 10,000
     curves       training curves of none, r and p
     anchors      r's accuracy with more anchors and shorter segments
+    length       accuracy, time and memory against the length: pictures (--task dogs) at 16x16 to 128x128
     cost         time and memory of a training step against the length of the sequences
     """
     if name == "cost":
-        if options:
-            raise UserError(f"cost takes no options of train: leave {options[0]} out")
+        if options or seeds > 1:
+            raise UserError(f"cost takes no further options: leave {options[0] if options else '--seeds'} out")
         text = analyses.cost(out, min(cores(), 256), click.echo)
     else:
         given = train_options(options)
         try:
-            text = analyses.run_grid(name, out, given, cores(), train_run, click.echo)
+            text = analyses.run_grid(name, out, given, seeds, cores(), train_run, click.echo)
         except (KeyboardInterrupt, SystemExit):
             click.echo("\nthe analysis is not complete: the same `analyse` command goes on with it", err=True)
             raise

@@ -5,8 +5,8 @@ import os
 from ..training.checkpoint import read_result
 from . import plots
 from .analyses import note
+from .names import MODELS
 
-NAMES = {"none": "LSTM", "r": "r-LSTM", "p": "p-LSTM"}
 # MNIST at 14x14, 196 steps, the labels' gradient cut after 3 of them (results/trials/notes.md, 9).
 OPTIONS = {
     **{"task": "mnist", "size": 14, "limit_train": 11_000, "valid": 1_000},
@@ -18,10 +18,10 @@ def runs(out, seed):
     """[(directory, options of `train`)] of the three runs, alike but for the auxiliary loss."""
     return [
         (
-            os.path.join(out, NAMES[aux]),
+            os.path.join(out, MODELS[aux]),
             {**OPTIONS, "aux": aux, "pretrain_epochs": int(aux != "none"), "seed": seed},
         )
-        for aux in NAMES
+        for aux in MODELS
     ]
 
 
@@ -35,16 +35,16 @@ def demo(out, seed, train, reconstruct, tell):
     found = runs(out, seed)
     for n, (directory, options) in enumerate(found):
         if not os.path.exists(os.path.join(directory, "result.json")):
-            tell(f"\n{n + 1} of {len(found)}: {NAMES[options['aux']]}")
+            tell(f"\n{n + 1} of {len(found)}: {MODELS[options['aux']]}")
             train(directory, options)
     tell("\nMNIST at 14x14, 10,000 images, 3 epochs with labels each; their gradient goes back 3 of 196 steps:")
     for directory, options in found:
         result = read_result(directory)
-        name, accuracy, seconds = NAMES[options["aux"]], result["test_accuracy"], result["elapsed_s"]
+        name, accuracy, seconds = MODELS[options["aux"]], result["test_accuracy"], result["elapsed_s"]
         tell(f"{name:8}{accuracy:6.1%} of the test images, after {seconds:.0f} s")
     curves = os.path.join(out, "curves.png")
     plots.save(plots.plot([directory for directory, _ in found]), curves)
     pictures = [os.path.join(out, f"{aux}.png") for aux in "rp"]
     for aux, picture in zip("rp", pictures):
-        reconstruct(os.path.join(out, NAMES[aux]), picture)
+        reconstruct(os.path.join(out, MODELS[aux]), picture)
     tell(f"\n{curves}: how they learned; {' and '.join(pictures)}: what r remembers and what p expects")

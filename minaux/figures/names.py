@@ -4,6 +4,8 @@ import os
 
 from ..training.config import UserError
 
+MODELS = {"none": "LSTM", "r": "r-LSTM", "p": "p-LSTM"}  # by their auxiliary losses
+
 
 def readable(runs, read, tell=None):
     """{run: read(run)}. What is no run is left out, and tell(line) hears of it. Without `tell`, and where nothing

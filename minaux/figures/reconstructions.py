@@ -13,30 +13,39 @@ IN_TIME = "Each square is the segment alone, its steps in the order of time, lin
 NUMBERS = "A line for each channel, against the step."
 
 
-def reconstruction(run, n=6):
-    """What the run's auxiliary heads answer on the first n test sequences: a figure, or for tokens a text. r's
-    decoder reads its own outputs but at its first step. Raises UserError if there is no auxiliary loss."""
-    x, answers, step = evaluation.answers(run, n)  # [n, T, D], of tokens [n, T]
+DRAWN = 6  # sequences
+
+
+def reconstruction(run):
+    """What the run's auxiliary heads answer on the first test sequences: a figure (its losses are means over 256 of
+    them), or for tokens a text. r's decoder reads its own outputs but at its first step. Raises UserError if there
+    is no auxiliary loss."""
+    x, answers, step = evaluation.answers(run, DRAWN if run.task.tokens else 256)  # [n, T, D], of tokens [n, T]
     [name] = short_names([run.directory.path]).values()
     name = f"{name}: weights of step {step} on {run.cfg.task}'s first {len(x)} test sequences"
     if run.task.tokens:
         return texts(name, x, answers, run.task.tokens)
-    return figure_of(name, x, answers[:4], run.task.order)
+    return figure_of(name, x, answers[:4], run.task.order, run.mean)
 
 
-def figure_of(name, x, answers, order):
-    """A line of axes for the truth, one for the answer, one for the rival, below each other for each answer.
-    `order [T]` says which pixel of its picture each step is, None if there are no pictures."""
+def figure_of(name, x, answers, order, mean):
+    """For each answer a line of axes with the truth, one with the answer and one with its rival, of the first
+    sequences of x `[n, T, D]`; and of r, over all of them, the error against the distance from the anchor.
+    `order [T]` says which pixel of its picture each step is, None if there are no pictures; `mean [T, D]`."""
     from matplotlib.figure import Figure
 
     in_order = order is not None and (order == np.arange(len(order))).all()
-    width, height = 1.4 * len(x) + 1, (1.42 if order is not None else 1.2) * 3 * len(answers)
-    figure = Figure(figsize=(width, height + 0.6 * len(answers) + 0.6), layout="constrained")
+    n, distances = min(DRAWN, len(x)), [answer for answer in answers if answer.kind == "r"]
+    heights = [(1.42 if order is not None else 1.2) * 3 + 0.6] * len(answers) + [2.8] * len(distances)
+    figure = Figure(figsize=(max(1.4 * n + 1, 6), sum(heights) + 0.6), layout="constrained")
     title = figure.suptitle("", fontsize="medium")
     write_name(title, name)
-    for part, answer in zip(np.atleast_1d(figure.subfigures(len(answers))), answers):
+    parts = np.atleast_1d(figure.subfigures(len(heights), height_ratios=heights))
+    for part, answer in zip(parts[len(answers) :], distances):
+        draw_distances(part.subplots(), x, answer, mean)
+    for part, answer in zip(parts, answers):
         part.suptitle(heading(answer), fontsize="small")
-        grid = part.subplots(3, len(x), squeeze=False, sharex=True, sharey=True)
+        grid = part.subplots(3, n, squeeze=False, sharex=True, sharey=True)
         for line, (words, y) in zip(grid, shown(x, answer)):
             line[0].set_ylabel(words, fontsize="small")
             for axes, whole, values in zip(line, x, y):
@@ -46,8 +55,21 @@ def figure_of(name, x, answers, order):
                     pixels = picture(whole, values, answer.first, order) if in_order else in_time(values)
                     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
                     axes.set(xticks=[], yticks=[], facecolor="#bcd5ea")
-    figure.supxlabel(NUMBERS if order is None else SAME_ORDER if in_order else IN_TIME, fontsize="small")
+        part.supxlabel(NUMBERS if order is None else SAME_ORDER if in_order else IN_TIME, fontsize="small")
     return figure
+
+
+def draw_distances(axes, x, answer, mean):
+    """What the state at r's anchor remembers: the squared error against the distance of the target from it."""
+    steps = np.arange(answer.first, answer.first + answer.y.shape[1])
+    lines = {"its own state": answer.y, answer.rival: answer.rival_y, "position mean": mean[steps]}
+    for number, (words, y) in enumerate(lines.items()):
+        error = ((y - x[:, steps]) ** 2).mean((0, 2))
+        axes.plot(answer.anchor - steps, error, label=words, color=COLORS[number], linestyle=LINES[number])
+    axes.set(xlabel="steps before the anchor", ylabel="squared error", ylim=(0, None))
+    axes.set_title(f"r, anchor {answer.anchor}: how far back the state remembers", fontsize="small")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize="small")
 
 
 def heading(answer):

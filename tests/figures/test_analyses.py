@@ -12,7 +12,8 @@ from minaux.bench import cpu as bench
 from minaux.bench.cpu import Case
 from minaux.figures import analyses
 from minaux.training.checkpoint import RunDirectory
-from tests.conftest import ROOT, SMALL
+from tests.conftest import ROOT, SMALL, write_run
+from tests.datasets.test_dogs import save_list
 
 
 @pytest.fixture(autouse=True)
@@ -107,40 +108,135 @@ def test_a_bad_option_of_train_is_told_as_there(invoke, tmp_path):
     assert ended.status == 1 and "has no auxiliary loss" in ended.stderr and not out.exists()
 
 
-def test_anchors_are_drawn_against_lengths(tmp_path):
-    figure = analyses.anchors_figure(analyses.runs("anchors", tmp_path), [1, 2, 3, 4, 5, 6])
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels[0] == "1 × 300" and len(labels) == 6 and "%" in figure.axes[0].get_ylabel()
+def drawn(monkeypatch, name, accuracies, **options):
+    """The axes of the grid's figure, and what its lines go through by their names, if the runs came to this."""
+    grid = analyses.runs(name, "x", **options)
+    found = {run: accuracy for (run, _), accuracy in zip(grid, accuracies, strict=True)}
+    monkeypatch.setattr(analyses, "row", lambda run: (found[run], 1.0, ""))
+    axes = analyses.FIGURES[name](analyses.by_seeds(grid)).axes[0]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    return axes, {name: y for name, y in lines.items() if not name.startswith("_")}
 
 
-def test_the_truncation_picture_has_a_line_for_each_loss():
-    axes = analyses.truncation_figure(analyses.runs("truncation", "x"), [10, 20, 30, 40, 50, 60]).axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "20"]
-    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
-        "none": [10, 20],
-        "r": [30, 40],
-        "p": [50, 60],
-    }
+def test_the_curves_show_optimisation_and_generalisation(tmp_path):
+    """The training loss against batches with labels, and the validation loss against the epoch's training loss."""
+
+    def train(step, loss, phase="joint"):
+        return {"kind": "train", "phase": phase, "step": step, "loss_supervised": loss}
+
+    def valid(step, loss):
+        return {"kind": "eval", "split": "valid", "step": step, "accuracy": 0.5, "loss_supervised": loss}
+
+    rows = [train(10, None, "pretrain"), valid(10, 9.0)]  # before the classifier is trained
+    rows += [train(20, 4.0), train(30, 2.0), valid(30, 3.5), train(40, 1.0), train(50, 0.5), valid(50, 1.5)]
+    write_run(tmp_path / "r", rows, {"aux": "r"}, test_accuracy=0.5, complete=True)
+    figure = analyses.curves_figure([({"aux": "r"}, [tmp_path / "r"])])
+    loss, accuracy, generalisation = ([line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes)
+    assert loss == [[[10, 4.0], [20, 3.0], [30, 7 / 3], [40, 7.5 / 4]]]  # running means
+    assert accuracy == [[[20, 50.0], [40, 50.0]]]
+    assert [[3.0, 3.5], [0.75, 1.5]] in generalisation
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["r-LSTM"]
 
 
-def test_the_labels_picture_has_a_line_for_each_loss():
+def ticks(axes):
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_anchors_are_drawn_against_lengths(monkeypatch):
+    axes, _ = drawn(monkeypatch, "anchors", [1, 2, 3, 4, 5, 6])
+    assert ticks(axes)[0] == "1 × 300" and len(ticks(axes)) == 6 and "%" in axes.get_ylabel()
+
+
+def test_the_truncation_picture_has_a_line_for_each_loss(monkeypatch):
+    axes, lines = drawn(monkeypatch, "truncation", [10, 20, 30, 40, 50, 60])
+    assert ticks(axes) == ["0", "20"] and lines == {"LSTM": [10, 20], "r-LSTM": [30, 40], "p-LSTM": [50, 60]}
+
+
+def test_a_line_goes_through_the_mean_of_the_seeds_with_a_dot_for_each(monkeypatch):
+    axes, lines = drawn(monkeypatch, "truncation", range(12), seeds=range(7, 9))
+    assert ticks(axes) == ["0", "20"] and lines == {"LSTM": [0.5, 2.5], "r-LSTM": [4.5, 6.5], "p-LSTM": [8.5, 10.5]}
+    dots = [(x, y) for line in axes.lines if line.get_marker() == "." for x, y in line.get_xydata().tolist()]
+    assert dots == [
+        (0, 0),
+        (0, 1),
+        (1, 2),
+        (1, 3),
+        (0, 4),
+        (0, 5),
+        (1, 6),
+        (1, 7),
+        (0, 8),
+        (0, 9),
+        (1, 10),
+        (1, 11),
+    ]
+
+
+def test_more_seeds_add_runs_to_a_grid_and_its_rows_have_their_mean(invoke, tmp_path):
+    out = tmp_path / "grid"
+    assert invoke("analyse", "curves", "--out", out, *options(), "--seed", 3).status == 0
+    again = invoke("analyse", "curves", "--out", out, *options(), "--seed", 3, "--seeds", 2)
+    assert again.status == 0 and again.stdout.count("test accuracy ") == 3, again.stderr
+    tested = {}
+    for run in out.glob("aux-r*"):
+        seed = json.loads((run / "config.json").read_text())["seed"]
+        tested[run.name, seed] = 100 * json.loads((run / "result.json").read_text())["test_accuracy"]
+    assert tested.keys() == {("aux-r", 3), ("aux-r-seed4", 4)}
+    low, high = sorted(tested.values())
+    row = f"| r | {sum(tested.values()) / 2:.1f} ({low:.1f} to {high:.1f}) |"
+    assert row in (out / "table.md").read_text()
+
+
+def test_the_labels_picture_has_a_line_for_each_loss(monkeypatch):
+    axes, lines = drawn(monkeypatch, "labels", range(15))
+    assert ticks(axes) == ["100", "300", "1,000", "3,000", "10,000"]
+    assert list(lines.values()) == [[*range(5)], [*range(5, 10)], [*range(10, 15)]]
     grid = analyses.runs("labels", "x")
-    axes = analyses.labels_figure(grid, range(15)).axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "300", "1,000", "3,000", "10,000"]
-    assert [list(line.get_ydata()) for line in axes.lines] == [[*range(5)], [*range(5, 10)], [*range(10, 15)]]
     batches = [options["epochs"] * -(-options["limit_labels"] // 32) for _, options in grid[:5]]
     assert batches == [384, 600, 960, 1692, 3130]
+
+
+def test_length_ends_with_accuracy_time_and_memory_against_the_length(invoke, tmp_path, monkeypatch):
+    """On pictures in the layout of the dogs, at two small sizes."""
+    folder = tmp_path / "dogs"
+    for split, n in ("train", 6), ("test", 2):
+        names = [f"{split}/{i}.jpg" for i in range(n)]
+        (folder / "Images" / split).mkdir(parents=True)
+        for i, name in enumerate(names):
+            Image.new("RGB", (20, 30), (30 * i, 99, 9)).save(folder / "Images" / name)
+        save_list(folder / f"{split}_list.mat", {name: i % 2 + 1 for i, name in enumerate(names)})
+    monkeypatch.setitem(
+        analyses.GRIDS, "length", [{"aux": a, "size": size} for a in analyses.AUX for size in (16, 17)]
+    )
+    out, small = (
+        tmp_path / "length",
+        "--task dogs --epochs 1 --pretrain-epochs 0 --valid 0 --hidden 3 --batch-size 4",
+    )
+    words = [*small.split(), "--data-dir", folder, "--bptt", 5, "--aux-length", 4, "--threads", 1, "--quiet"]
+    ended = invoke("analyse", "length", "--out", out, *words)
+    assert ended.status == 0 and ended.stdout.count("measuring a step: ") == 6, ended.stderr
+    rows = json.loads((out / "rows.json").read_text())
+    assert {(row["what"], row["T"], row["bptt"], row["N"], row["H"], row["L"], row["D"]) for row in rows} == {
+        (aux, T, 5, 4, 3, 4, 3) for aux in analyses.AUX for T in (256, 289)
+    }
+    lines = (out / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[:3] for line in lines[2:8]] == [
+        [f"| {aux}", size, steps] for aux in analyses.AUX for size, steps in (("16", "256"), ("17", "289"))
+    ]
+    assert invoke("analyse", "length", "--out", out, *words).stdout.count("measuring") == 0
+    ended = invoke("analyse", "length", "--out", tmp_path / "x", "--task", "mnist")
+    assert ended.status == 1 and "give --task dogs" in ended.stderr and not (tmp_path / "x").exists()
 
 
 def test_costs_are_measured_once(invoke, tmp_path, monkeypatch):
     tiny = [(name, Case("none", T, K, N=4, H=4)) for T in (20, 40) for name, K in (("full", "full"), ("short", 5))]
     monkeypatch.setattr(bench, "costs", lambda: tiny)
     ended = invoke("analyse", "cost", "--out", tmp_path)
-    assert ended.status == 0 and ended.stdout.count("steps\n") == 4, ended.stderr
+    assert ended.status == 0 and ended.stdout.count("measuring a step: ") == 4, ended.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["name"], row["T"]) for row in rows] == [("full", 20), ("short", 20), ("full", 40), ("short", 40)]
     assert (tmp_path / "table.md").read_text().count("| short |") == 2 and (tmp_path / "picture.png").exists()
-    assert "steps\n" not in invoke("analyse", "cost", "--out", tmp_path).stdout
+    assert "measuring" not in invoke("analyse", "cost", "--out", tmp_path).stdout
     assert invoke("analyse", "cost", "--out", tmp_path / "x", "--lr", 1).status == 1
 
 

@@ -47,10 +47,10 @@ def images(order):
     """The images of a figure of r's answer, as the reader sees them: [line of the figure][sequence]."""
     x = np.random.default_rng(0).random((2, 16, 1))
     drawn = answer("r", 3, np.full((2, 6, 1), 0.25), np.full((2, 6, 1), 0.75))
-    figure = reconstructions.figure_of("_x$^$", x, [drawn], order)
+    figure = reconstructions.figure_of("_x$^$", x, [drawn], order, np.full((16, 1), 0.5))
     figure.canvas.draw()
     assert figure.get_suptitle() == "_x$^$"
-    [part] = figure.subfigs
+    part, _ = figure.subfigs
     assert part.get_suptitle() == "r, anchor 4: steps 3 to 8, from the state after step 4"
     assert [axes.get_ylabel() for axes in part.axes[::2]] == [
         "true",
@@ -58,6 +58,21 @@ def images(order):
         "another's state\nloss 0.7500",
     ]
     return x, [[axes.images[0].get_array().ravel() for axes in part.axes[i : i + 2]] for i in (0, 2, 4)]
+
+
+def test_the_error_is_drawn_against_the_distance_from_the_anchor():
+    """Of all sequences, though six are drawn."""
+    r = np.random.default_rng(0)
+    x, y, other, mean = r.random((9, 16, 2)), r.random((9, 3, 2)), r.random((9, 3, 2)), r.random((16, 2))
+    drawn = evaluation.Answer("r", 14, 11, y, 0.5, "another's state", other, 0.75)
+    pictures, part = reconstructions.figure_of("x", x, [drawn], None, mean).subfigs
+    assert len(pictures.axes) == 3 * 6
+    [axes] = part.axes
+    truth = x[:, 11:14]
+    for line, guess in zip(axes.lines, (y, other, mean[11:14]), strict=True):
+        assert line.get_xdata().tolist() == [3, 2, 1]  # steps before the anchor
+        assert line.get_ydata() == pytest.approx(((guess - truth) ** 2).mean((0, 2)))
+    assert [line.get_label() for line in axes.lines] == ["its own state", "another's state", "position mean"]
 
 
 def test_truth_answer_and_rival_stand_below_each_other():

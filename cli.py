@@ -463,7 +463,7 @@ def analyse(name, out, seeds, options):
     \b
     truncation   accuracy of none, r and p against the truncation, down to 1 and 0
     labels       accuracy of none, r and p against the number of labels, 100 to 10,000
-    curves       training curves of none, r and p
+    curves       training loss, accuracy and generalisation of none, r and p
     anchors      r's accuracy with more anchors and shorter segments
     length       accuracy, time and memory against the length: pictures (--task dogs) at 16x16 to 128x128
     cost         time and memory of a training step against the length of the sequences

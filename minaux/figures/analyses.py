@@ -12,16 +12,24 @@ cost        time and memory of a training step against the length of the sequenc
 
 import json
 import os
+from typing import NamedTuple
 
 from ..training import config
-from ..training.checkpoint import Held, check_directory, read_json, read_result, read_rows, write_whole
+from ..training.checkpoint import (
+    Held,
+    RunDirectory,
+    check_directory,
+    read_json,
+    read_result,
+    read_rows,
+    write_whole,
+)
 from ..training.config import UserError
 from . import plots
 from .names import MODELS
 from .plots import COLORS, LINES, MARKERS
 
 AUX = tuple(MODELS)  # none, r, p
-SPLITS = ("valid", "test")
 GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are
     # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
     "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 3, 10, 30, 100, 300)],
@@ -72,6 +80,11 @@ def run_grid(name, out, given, seeds, cores, train, tell):
         raise UserError(
             "--task: `analyse length` scales pictures to four sizes, as only dogs can be: give --task dogs"
         )
+    for option in NOT_MEASURED if name == "length" else ():
+        if option in given:
+            raise UserError(
+                f"{config.option(option)}: `analyse length` measures training steps without it: leave it out"
+            )
     for option in GRIDS[name][0]:
         if option in given:
             raise UserError(f"{config.option(option)} is what the grid sets: leave it out")
@@ -95,7 +108,13 @@ def run_grid(name, out, given, seeds, cores, train, tell):
             return None
         todo = [run for run in held if not finished(run[0])]
     if name == "length":
-        return write(out, *length_summary(grid, measured(out, length_steps(grid), tell)))
+        try:
+            with RunDirectory(out).held():
+                rows = measured(out, length_steps(grid), tell)
+        except Held:
+            tell("another process measures the training steps: it writes the table")
+            return None
+        return write(out, *length_summary(grid, rows))
     return write(out, *summary(name, grid))
 
 
@@ -156,6 +175,31 @@ def finished(run):
     return os.path.exists(os.path.join(run, "result.json"))
 
 
+class Point(NamedTuple):
+    """What a grid's runs with the same options came to, one for each seed."""
+
+    options: dict  # without the seed
+    runs: list  # directories
+    accuracies: list  # on the test, in percent
+    losses: list  # the training loss, a mean of the last rows
+    star: str  # "*" if one has not come to its end
+
+
+def points_of(grid):
+    """The Points of runs, [(directory, options)], which are finished."""
+    groups = []
+    for run, options in grid:
+        options = {option: value for option, value in options.items() if option != "seed"}
+        if not groups or groups[-1][0] != options:
+            groups.append((options, []))
+        groups[-1][1].append(run)
+    points = []
+    for options, found in groups:
+        accuracies, losses, stars = zip(*map(row, found))
+        points.append(Point(options, found, list(accuracies), list(losses), max(stars)))
+    return points
+
+
 def row(run):
     """What a run came to: its test accuracy in percent, its training loss, and "*" if it is not complete."""
     result = read_result(run)
@@ -167,36 +211,27 @@ def row(run):
 
 def summary(name, grid):
     """(the table in Markdown, the figure) of a grid's runs, [(directory, options)], which are finished. Runs that
-    differ in their seeds alone share a row, with their mean and range."""
-    heads = [option for option in grid[0][1] if option != "seed"]
-    lines = [
-        f"| {' | '.join(heads)} | test accuracy, % | training loss at the end |",
-        "|---" * (len(heads) + 2) + "|",
-    ]
-    points = by_seeds(grid)
-    for options, found in points:
-        accuracies, losses, stars = zip(*map(row, found))
-        loss = sum(losses) / len(losses)
-        cells = [*options.values(), mean_and_range(accuracies) + max(stars), f"{loss:.3f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "The training loss is a mean over the last 10 rows; * the run has not come to its end."]
-    return "\n".join(lines), FIGURES[name](points)
+    differ in their seeds alone share a row."""
+    points = points_of(grid)
+    lines = markdown(
+        [*points[0].options, "test accuracy, %", "training loss at the end"],
+        [[*p.options.values(), accuracy(p), f"{sum(p.losses) / len(p.losses):.3f}"] for p in points],
+        f"The training loss is a mean of the last {plots.MEAN} rows; {SIGNS}",
+    )
+    return lines, FIGURES[name](points)
 
 
-def by_seeds(grid):
-    """[(options without the seed, [directory of each seed's run])]."""
-    points = []
-    for run, options in grid:
-        options = {option: value for option, value in options.items() if option != "seed"}
-        if not points or points[-1][0] != options:
-            points.append((options, []))
-        points[-1][1].append(run)
-    return points
+SIGNS = "of several seeds the mean (lowest to highest) stands; * the run has not come to its end."
 
 
-def mean_and_range(values):
-    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-    return f"{sum(values) / len(values):.1f}{spread}"
+def accuracy(point):
+    y = point.accuracies
+    return f"{sum(y) / len(y):.1f}" + (f" ({min(y):.1f} to {max(y):.1f})" if len(y) > 1 else "") + point.star
+
+
+def markdown(heads, rows, below):
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join([*(f"| {' | '.join(map(str, cells))} |" for cells in lines), "", below])
 
 
 def truncation_figure(points):
@@ -211,74 +246,81 @@ def labels_figure(points):
 
 def accuracy_figure(points, option, xlabel):
     figure, axes = one_panel(xlabel)
-    draw_accuracies(axes, points, option)
-    axes.legend()
+    draw_accuracies(axes, points, lambda options: options[option])
     return figure
 
 
-def draw_accuracies(axes, points, option):
-    """A curve for each of AUX against the values of an option, one beside the next; a dot for each seed."""
-    values = list(dict.fromkeys(options[option] for options, _ in points))
+def draw_accuracies(axes, points, x):
+    """A curve for each of AUX against x(options), one value beside the next; a dot for each seed."""
+    values = list(dict.fromkeys(x(point.options) for point in points))
     for n, aux in enumerate(AUX):
-        some = [(values.index(o[option]), [row(run)[0] for run in found]) for o, found in points if o["aux"] == aux]
+        some = [(values.index(x(p.options)), p.accuracies) for p in points if p.options["aux"] == aux]
         places, accuracies = zip(*some)
         axes.plot(places, [sum(y) / len(y) for y in accuracies], label=MODELS[aux], **style(n))
-        for x, y in some:
-            axes.plot([x] * len(y), y, color=COLORS[n], linestyle="", marker=".", alpha=0.6)
+        for place, y in some:
+            if len(y) > 1:
+                axes.plot([place] * len(y), y, color=COLORS[n], linestyle="", marker=".", alpha=0.6)
     axes.set_xticks(range(len(values)), [f"{value:,}" for value in values])
     axes.set(ylabel="test accuracy, %", ylim=(0, 100))
+    axes.legend()
 
 
 def curves_figure(points):
     """Optimisation: training loss and accuracy against the batches with labels, pretraining left out.
-    Generalisation: the validation loss against the training loss of the same epoch, a mark for each."""
+    Generalisation: the evaluated loss against the training loss of the same epoch, a mark for each."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    figure, evaluated = Figure(figsize=(13.2, 4.4), layout="constrained"), "validation"
-    training, accuracy, generalisation = figure.subplots(1, 3)
-    for options, found in points:
-        n = AUX.index(options["aux"])
-        for run in found:
-            steps, losses, epochs, evaluated = of_labels(read_rows(run))
-            training.plot(steps, plots.running_mean(losses), color=COLORS[n], linestyle=LINES[n], linewidth=0.8)
-            ends, percent, here, there = zip(*epochs)
-            accuracy.plot(ends, percent, **style(n))
-            generalisation.plot(here, there, **style(n), label=MODELS[options["aux"]] if run == found[0] else None)
-    training.set(title="Training loss", xlabel="batches with labels", ylabel="nats")
+    figure = Figure(figsize=(13.2, 4.4), layout="constrained")
+    training, accuracies, generalisation = figure.subplots(1, 3)
+    curves = [(AUX.index(point.options["aux"]), plots.read(run)) for point in points for run in point.runs]
+    split = "valid" if any(curve.validated("accuracy") for _, curve in curves) else "test"
+    names = {}
+    for n, curve in curves:
+        steps, losses = plots.unzip(curve.trained(plots.SUPERVISED, "joint"))
+        steps = [step - curve.pretrained for step in steps]
+        look = {"color": COLORS[n], "linestyle": LINES[n]}
+        names[MODELS[AUX[n]]] = Line2D([], [], **style(n))
+        training.plot(steps, plots.running_mean(losses), linewidth=0.8, **look)
+        evaluated = epochs(curve, split)
+        if evaluated:
+            ends, percent, here, there = zip(*evaluated)
+            accuracies.plot(ends, percent, **style(n))
+            generalisation.plot(here, there, **style(n))
+    word = "validation" if split == "valid" else "test"
+    training.set(title=f"Training loss, mean of {plots.MEAN} rows", xlabel="batches with labels", ylabel="nats")
     training.set_ylim(bottom=0)
-    accuracy.set(title=f"{evaluated.capitalize()} accuracy", xlabel="batches with labels", ylabel="%")
-    accuracy.set(xlim=training.get_xlim(), ylim=(0, 100))
+    accuracies.set(title=f"{word.capitalize()} accuracy", xlabel="batches with labels", ylabel="%")
+    accuracies.set(xlim=training.get_xlim(), ylim=(0, 100))
     generalisation.axline((0, 0), slope=1, color="dimgray", linewidth=0.8)
-    generalisation.set(title="Generalisation, a mark an epoch", xlabel="training loss", ylabel=f"{evaluated} loss")
+    generalisation.set(title="Generalisation, a mark an epoch", xlabel="training loss", ylabel=f"{word} loss")
     generalisation.set(xlim=(0, None), ylim=(0, None))
     for axes in figure.axes:
         axes.grid(alpha=0.25)
-    figure.legend(*generalisation.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(names.values(), names, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def of_labels(rows):
-    """(batches, training losses, epochs, split) of a run's rows in joint training: batches are counted from its
-    start; for each epoch (its last batch, accuracy in percent, mean training loss, loss) on validation, or the
-    split "test" where there was none."""
-    start = max((row["step"] for row in rows if row.get("phase") == "pretrain"), default=0)
-    trained = [(row["step"], row["loss_supervised"]) for row in rows if row.get("phase") == "joint"]
-    found = {split: [row for row in rows if row.get("split") == split and row["step"] > start] for split in SPLITS}
-    evals, split = (found["valid"], "validation") if found["valid"] else (found["test"][-1:], "test")
-    begins, epochs = [start, *(row["step"] for row in evals)], []
-    for begin, row in zip(begins, evals):
-        losses = [loss for step, loss in trained if begin < step <= row["step"]]
-        mean = sum(losses) / len(losses) if losses else float("nan")  # not every batch has a row
-        epochs.append((row["step"] - start, 100 * row["accuracy"], mean, row["loss_supervised"]))
-    steps, losses = zip(*trained)
-    return [step - start for step in steps], losses, epochs, split
+def epochs(curve, split):
+    """[(batches with labels, accuracy in percent, the epoch's training loss, loss)] of a run's evaluations on a
+    split in joint training; of the test the last."""
+    found = [row for row in curve.rows if row.get("split") == split and row["step"] > curve.pretrained]
+    points = []
+    for row in found if split == "valid" else found[-1:]:
+        losses = [
+            r["loss_supervised"] for r in curve.rows if r.get("phase") == "joint" and r["epoch"] == row["epoch"]
+        ]
+        if losses:
+            mean = sum(losses) / len(losses)
+            points.append((row["step"] - curve.pretrained, 100 * row["accuracy"], mean, row["loss_supervised"]))
+    return points
 
 
 def anchors_figure(points):
     figure, axes = one_panel("anchors × segment length, steps")
-    labels = [f"{options['anchors']} × {options['aux_length']}" for options, _ in points]
-    for x, (_, found) in enumerate(points):
-        axes.plot([x] * len(found), [row(run)[0] for run in found], **{**style(0), "linestyle": ""})
+    labels = [f"{point.options['anchors']} × {point.options['aux_length']}" for point in points]
+    for x, point in enumerate(points):
+        axes.plot([x] * len(point.runs), point.accuracies, **{**style(0), "linestyle": ""})
     axes.set_xticks(range(len(labels)), labels)
     axes.set(ylabel="test accuracy, %", ylim=(0, 100))
     return figure
@@ -290,47 +332,44 @@ FIGURES = {
     "curves": curves_figure,
     "anchors": anchors_figure,
 }
+# What decides the time and memory of a training step, and `bench` does not vary.
+NOT_MEASURED = ("anchors", "aux_bptt", "checkpoint_every", "device", "dtype")
 
 
 def length_steps(grid):
-    """[(name, Case, processes)] of a training step of each run, in three channels as the pictures have them."""
+    """[(name, Case, processes)] of a training step of each run, in three channels as the pictures have them, on one
+    process."""
     from ..bench.cpu import Case
 
     steps = {}
     for run, _ in grid:
         cfg = config.read(os.path.join(run, "config.json"))
+        own = cfg.feed_end if cfg.aux == "r" else 0.0
         sizes = {"N": cfg.batch_size, "H": cfg.hidden, "L": cfg.aux_length, "D": 3}
-        steps[cfg.aux, cfg.size] = (cfg.aux, Case(cfg.aux, cfg.size**2, cfg.bptt, **sizes), cfg.threads)
+        steps[cfg.aux, cfg.size] = (MODELS[cfg.aux], Case(cfg.aux, cfg.size**2, cfg.bptt, own, **sizes), 1)
     return list(steps.values())
 
 
 def length_summary(grid, rows):
-    """(the table in Markdown, the figure): `summary` against the length, and the `rows` that `bench` measured."""
+    """(the table in Markdown, the figure): accuracy against the length, and the `rows` that `bench` measured."""
     from matplotlib.figure import Figure
 
-    points, figure = by_seeds(grid), Figure(figsize=(14.4, 4.4), layout="constrained")
-    accuracy, seconds, memory = figure.subplots(1, 3)
-    draw_accuracies(accuracy, points, "size")
-    accuracy.set(title="Accuracy", xlabel="steps of a sequence")
-    accuracy.set_xticks(
-        accuracy.get_xticks(), [f"{size**2:,}" for size in dict.fromkeys(o["size"] for o, _ in points)]
-    )
-    accuracy.grid(alpha=0.25)
+    points, figure = points_of(grid), Figure(figsize=(14.4, 4.4), layout="constrained")
+    panel, seconds, memory = figure.subplots(1, 3)
+    draw_accuracies(panel, points, lambda options: options["size"] ** 2)
+    panel.set(title="Accuracy", xlabel="steps of a sequence")
+    panel.grid(alpha=0.25)
     draw_costs(seconds, memory, rows)
-    lines = [
-        "| aux | size | steps | test accuracy, % | minutes of training | ms a step | MB a step |",
-        "|---" * 7 + "|",
-    ]
-    for options, found in points:
-        aux, size = options["aux"], options["size"]
-        accuracies, _, stars = zip(*map(row, found))
-        minutes = sum(read_result(run)["elapsed_s"] for run in found) / len(found) / 60
-        [cost] = [row for row in rows if (row["name"], row["T"]) == (aux, size**2)]
-        cells = [aux, size, f"{size**2:,}", mean_and_range(accuracies) + max(stars), f"{minutes:.1f}"]
-        cells += [f"{1e3 * cost['ours_s']:.0f}", f"{cost['ours_mb']:.0f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "ms and MB are of a training step alone, measured by `bench`; * the run has not come to its end."]
-    return "\n".join(lines), figure
+    cells, costs = [], {(row["name"], row["T"]): row for row in rows}
+    for point in points:
+        aux, size = point.options["aux"], point.options["size"]
+        minutes = sum(read_result(run)["elapsed_s"] for run in point.runs) / len(point.runs) / 60
+        cost = costs[MODELS[aux], size**2]
+        cells.append([aux, size, f"{size**2:,}", accuracy(point), f"{minutes:.1f}"])
+        cells[-1] += [f"{1e3 * cost['ours_s']:.0f}", f"{cost['ours_mb']:.0f}"]
+    heads = ["aux", "size", "steps", "test accuracy, %", "minutes of training", "ms a step", "MB a step"]
+    below = f"ms and MB are of a training step on one process, as `bench` measures it; {SIGNS}"
+    return markdown(heads, cells, below), figure
 
 
 def cost_summary(rows):
@@ -366,6 +405,8 @@ def draw_costs(seconds, memory, rows):
         axes.minorticks_off()
         axes.grid(alpha=0.25)
         axes.legend(fontsize="small")
+    low, high = min(row["ours_mb"] for row in rows), max(row["ours_mb"] for row in rows)
+    memory.set_ylim(low / 2, 2 * high)  # what hardly grows shall look so
 
 
 def style(n):

@@ -68,9 +68,10 @@ class Panel(NamedTuple):
     auxiliary: str | None = None  # "r" or "p", whose loss it is
 
 
+SUPERVISED = Panel("loss_supervised", "Supervised loss", "nats", "loss_supervised")
 PANELS = (
     Panel("accuracy", "Accuracy", "%"),
-    Panel("loss_supervised", "Supervised loss", "nats", "loss_supervised"),
+    SUPERVISED,
     Panel("r_loss", "r: loss of the reconstruction", "squared error (text: nats)", "loss_auxiliary", "r"),
     Panel("r_swap_gap", "r: swap gap", "loss from another's state, minus own"),
     Panel("p_loss", "p: loss of the prediction", "squared error (text: nats)", "loss_auxiliary", "p"),
@@ -87,9 +88,9 @@ def plot(runs, tell=None):
     something for. tell(line) hears of what is no run; without it UserError is raised."""
     from matplotlib.figure import Figure
 
-    found = readable(runs, lambda run: (read_rows(run), config.read(os.path.join(run, "config.json"))), tell)
+    found = readable(runs, read, tell)
     names = short_names(found)
-    curves = [Curve(names[run], cfg, rows, look(n)) for n, (run, (rows, cfg)) in enumerate(found.items())]
+    curves = [curve._replace(name=names[run], look=look(n)) for n, (run, curve) in enumerate(found.items())]
     panels = [panel for panel in PANELS if any(has_line(curve, panel) for curve in curves)]
     if not panels:
         raise UserError(f"there is nothing to draw yet of {', '.join(names.values())}: no batch is noted")
@@ -102,6 +103,10 @@ def plot(runs, tell=None):
         axes.set_xlabel("batches")
     legends(figure, curves)
     return figure
+
+
+def read(run):
+    return Curve(run, config.read(os.path.join(run, "config.json")), read_rows(run), look(0))
 
 
 def look(n):

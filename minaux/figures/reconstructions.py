@@ -17,15 +17,18 @@ DRAWN = 6  # sequences
 
 
 def reconstruction(run):
-    """What the run's auxiliary heads answer on the first test sequences: a figure (its losses are means over 256 of
-    them), or for tokens a text. r's decoder reads its own outputs but at its first step. Raises UserError if there
-    is no auxiliary loss."""
-    x, answers, step = evaluation.answers(run, DRAWN if run.task.tokens else 256)  # [n, T, D], of tokens [n, T]
+    """What the run's auxiliary heads answer on the first test sequences: a figure (with r the losses are means over
+    256 of them), or for tokens a text. r's decoder reads its own outputs but at its first step. Raises UserError if
+    there is no auxiliary loss."""
+    n = 256 if "r" in run.cfg.aux and not run.task.tokens else DRAWN
+    x, answers, step = evaluation.answers(run, n)  # [n, T, D], of tokens [n, T]
+    some = 4 // len({answer.kind for answer in answers})  # of each kind
+    answers = [a for kind in "rp" for a in [answer for answer in answers if answer.kind == kind][:some]]
     [name] = short_names([run.directory.path]).values()
     name = f"{name}: weights of step {step} on {run.cfg.task}'s first {len(x)} test sequences"
     if run.task.tokens:
         return texts(name, x, answers, run.task.tokens)
-    return figure_of(name, x, answers[:4], run.task.order, run.mean)
+    return figure_of(name, x, answers, run.task.order, run.mean)
 
 
 def figure_of(name, x, answers, order, mean):
@@ -35,14 +38,14 @@ def figure_of(name, x, answers, order, mean):
     from matplotlib.figure import Figure
 
     in_order = order is not None and (order == np.arange(len(order))).all()
-    n, distances = min(DRAWN, len(x)), [answer for answer in answers if answer.kind == "r"]
-    heights = [(1.42 if order is not None else 1.2) * 3 + 0.6] * len(answers) + [2.8] * len(distances)
+    n, r_answers = min(DRAWN, len(x)), [answer for answer in answers if answer.kind == "r"]
+    heights = [(1.42 if order is not None else 1.2) * 3 + 0.6] * len(answers) + [2.8] * bool(r_answers)
     figure = Figure(figsize=(max(1.4 * n + 1, 6), sum(heights) + 0.6), layout="constrained")
     title = figure.suptitle("", fontsize="medium")
     write_name(title, name)
     parts = np.atleast_1d(figure.subfigures(len(heights), height_ratios=heights))
-    for part, answer in zip(parts[len(answers) :], distances):
-        draw_distances(part.subplots(), x, answer, mean)
+    if r_answers:
+        draw_distances(parts[-1].subplots(), x, r_answers, mean)
     for part, answer in zip(parts, answers):
         part.suptitle(heading(answer), fontsize="small")
         grid = part.subplots(3, n, squeeze=False, sharex=True, sharey=True)
@@ -59,15 +62,20 @@ def figure_of(name, x, answers, order, mean):
     return figure
 
 
-def draw_distances(axes, x, answer, mean):
-    """What the state at r's anchor remembers: the squared error against the distance of the target from it."""
-    steps = np.arange(answer.first, answer.first + answer.y.shape[1])
-    lines = {"its own state": answer.y, answer.rival: answer.rival_y, "position mean": mean[steps]}
-    for number, (words, y) in enumerate(lines.items()):
-        error = ((y - x[:, steps]) ** 2).mean((0, 2))
-        axes.plot(answer.anchor - steps, error, label=words, color=COLORS[number], linestyle=LINES[number])
+def draw_distances(axes, x, answers, mean):
+    """What the states at r's anchors remember: the squared error against the distance of the target from the
+    anchor, over all sequences and anchors."""
+    L1 = answers[0].y.shape[1]
+    errors = {"its own state": [], answers[0].rival: [], "position mean": []}
+    for answer in answers:
+        steps = slice(answer.first, answer.first + L1)
+        for found, y in zip(errors.values(), (answer.y, answer.rival_y, mean[steps])):
+            found.append(((y - x[:, steps]) ** 2).mean((0, 2)))
+    for n, (words, error) in enumerate(errors.items()):
+        look = {"color": COLORS[n], "linestyle": LINES[n], "marker": "." if L1 == 1 else ""}
+        axes.plot(range(L1, 0, -1), np.mean(error, 0), label=words, **look)
     axes.set(xlabel="steps before the anchor", ylabel="squared error", ylim=(0, None))
-    axes.set_title(f"r, anchor {answer.anchor}: how far back the state remembers", fontsize="small")
+    axes.set_title("r: the error against the distance from the anchor", fontsize="small")
     axes.grid(alpha=0.25)
     axes.legend(fontsize="small")
 

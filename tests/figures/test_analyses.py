@@ -113,7 +113,7 @@ def drawn(monkeypatch, name, accuracies, **options):
     grid = analyses.runs(name, "x", **options)
     found = {run: accuracy for (run, _), accuracy in zip(grid, accuracies, strict=True)}
     monkeypatch.setattr(analyses, "row", lambda run: (found[run], 1.0, ""))
-    axes = analyses.FIGURES[name](analyses.by_seeds(grid)).axes[0]
+    axes = analyses.FIGURES[name](analyses.points_of(grid)).axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     return axes, {name: y for name, y in lines.items() if not name.startswith("_")}
 
@@ -122,20 +122,39 @@ def test_the_curves_show_optimisation_and_generalisation(tmp_path):
     """The training loss against batches with labels, and the validation loss against the epoch's training loss."""
 
     def train(step, loss, phase="joint"):
-        return {"kind": "train", "phase": phase, "step": step, "loss_supervised": loss}
+        return {"kind": "train", "phase": phase, "epoch": step // 20 + 1, "step": step, "loss_supervised": loss}
 
-    def valid(step, loss):
-        return {"kind": "eval", "split": "valid", "step": step, "accuracy": 0.5, "loss_supervised": loss}
+    def evaluated(step, loss, split="valid"):
+        row = {"kind": "eval", "split": split, "epoch": step // 20 + 1, "step": step, "accuracy": 0.5}
+        return {**row, "loss_supervised": loss}
 
-    rows = [train(10, None, "pretrain"), valid(10, 9.0)]  # before the classifier is trained
-    rows += [train(20, 4.0), train(30, 2.0), valid(30, 3.5), train(40, 1.0), train(50, 0.5), valid(50, 1.5)]
+    def panels(*runs):
+        """What the lines of each panel go through, and the titles."""
+        points = [analyses.Point({"aux": aux}, [tmp_path / name], [], [], "") for name, aux in runs]
+        figure = analyses.curves_figure(points)
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"{aux}-LSTM" for _, aux in runs]
+        titles = [axes.get_title() for axes in figure.axes]
+        return [[line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes], titles
+
+    rows = [train(10, None, "pretrain"), evaluated(10, 9.0)]  # before the classifier is trained
+    rows += [train(20, 4.0), train(30, 2.0), evaluated(30, 3.5), train(40, 1.0), train(50, 0.5), evaluated(50, 1.5)]
     write_run(tmp_path / "r", rows, {"aux": "r"}, test_accuracy=0.5, complete=True)
-    figure = analyses.curves_figure([({"aux": "r"}, [tmp_path / "r"])])
-    loss, accuracy, generalisation = ([line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes)
+    (loss, accuracy, generalisation), titles = panels(("r", "r"))
     assert loss == [[[10, 4.0], [20, 3.0], [30, 7 / 3], [40, 7.5 / 4]]]  # running means
     assert accuracy == [[[20, 50.0], [40, 50.0]]]
-    assert [[3.0, 3.5], [0.75, 1.5]] in generalisation
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["r-LSTM"]
+    assert [[3.0, 3.5], [0.75, 1.5]] in generalisation and titles[1] == "Validation accuracy"
+    # Without validation, the test stands at the training loss of its epoch.
+    tested = [row for row in rows if row.get("split") is None] + [evaluated(50, 1.25, "test")]
+    write_run(tmp_path / "t", tested, {"aux": "r"}, test_accuracy=0.5, complete=True)
+    (_, accuracy, generalisation), titles = panels(("t", "r"))
+    assert accuracy == [[[40, 50.0]]] and [[0.75, 1.25]] in generalisation and titles[1] == "Test accuracy"
+    # A budget spent in pretraining leaves nothing to draw; beside a run with validation its test is not drawn.
+    write_run(
+        tmp_path / "p", rows[:2] + [evaluated(10, 9.0, "test")], {"aux": "p"}, test_accuracy=0.1, complete=False
+    )
+    (loss, accuracy, _), titles = panels(("r", "r"), ("p", "p"))
+    assert [len(line) for line in loss] == [4, 0] and [len(line) for line in accuracy] == [2]
+    assert titles[1] == "Validation accuracy"
 
 
 def ticks(axes):
@@ -216,14 +235,19 @@ def test_length_ends_with_accuracy_time_and_memory_against_the_length(invoke, tm
     ended = invoke("analyse", "length", "--out", out, *words)
     assert ended.status == 0 and ended.stdout.count("measuring a step: ") == 6, ended.stderr
     rows = json.loads((out / "rows.json").read_text())
-    assert {(row["what"], row["T"], row["bptt"], row["N"], row["H"], row["L"], row["D"]) for row in rows} == {
-        (aux, T, 5, 4, 3, 4, 3) for aux in analyses.AUX for T in (256, 289)
+    asked = ("what", "T", "bptt", "N", "H", "L", "D", "own")
+    assert {tuple(row[name] for name in asked) for row in rows} == {
+        (aux, T, 5, 4, 3, 4, 3, float(aux == "r")) for aux in analyses.AUX for T in (256, 289)
     }
     lines = (out / "table.md").read_text().splitlines()
     assert [line.split(" | ")[:3] for line in lines[2:8]] == [
         [f"| {aux}", size, steps] for aux in analyses.AUX for size, steps in (("16", "256"), ("17", "289"))
     ]
     assert invoke("analyse", "length", "--out", out, *words).stdout.count("measuring") == 0
+    with RunDirectory(out).held():
+        assert "another process measures" in invoke("analyse", "length", "--out", out, *words).stdout
+    ended = invoke("analyse", "length", "--out", tmp_path / "x", *words, "--anchors", 2)
+    assert ended.status == 1 and "--anchors" in ended.stderr and not (tmp_path / "x").exists()
     ended = invoke("analyse", "length", "--out", tmp_path / "x", "--task", "mnist")
     assert ended.status == 1 and "give --task dogs" in ended.stderr and not (tmp_path / "x").exists()
 

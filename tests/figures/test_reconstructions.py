@@ -65,13 +65,15 @@ def test_the_error_is_drawn_against_the_distance_from_the_anchor():
     r = np.random.default_rng(0)
     x, y, other, mean = r.random((9, 16, 2)), r.random((9, 3, 2)), r.random((9, 3, 2)), r.random((16, 2))
     drawn = evaluation.Answer("r", 14, 11, y, 0.5, "another's state", other, 0.75)
-    pictures, part = reconstructions.figure_of("x", x, [drawn], None, mean).subfigs
+    second = drawn._replace(anchor=5, first=2, y=r.random((9, 3, 2)))
+    pictures, _, part = reconstructions.figure_of("x", x, [drawn, second], None, mean).subfigs
     assert len(pictures.axes) == 3 * 6
     [axes] = part.axes
-    truth = x[:, 11:14]
-    for line, guess in zip(axes.lines, (y, other, mean[11:14]), strict=True):
-        assert line.get_xdata().tolist() == [3, 2, 1]  # steps before the anchor
-        assert line.get_ydata() == pytest.approx(((guess - truth) ** 2).mean((0, 2)))
+    guesses = (y, second.y), (other, other), (mean[11:14], mean[2:5])
+    for line, (here, there) in zip(axes.lines, guesses, strict=True):
+        assert list(line.get_xdata()) == [3, 2, 1]  # steps before the anchor
+        errors = [((guess - truth) ** 2).mean((0, 2)) for guess, truth in ((here, x[:, 11:14]), (there, x[:, 2:5]))]
+        assert line.get_ydata() == pytest.approx(np.mean(errors, 0))
     assert [line.get_label() for line in axes.lines] == ["its own state", "another's state", "position mean"]
 
 

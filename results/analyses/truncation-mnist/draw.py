@@ -1,0 +1,22 @@
+"""Draw the truncation's picture with a second line for the plain LSTM: a learning rate of 0.001 instead of 0.003.
+
+PYTHONPATH=. python results/analyses/truncation-mnist/draw.py      (in the project's folder)
+"""
+
+from pathlib import Path
+
+from minaux.figures import analyses, plots
+
+HERE = Path(__file__).parent
+
+grid = [run for run in analyses.runs("truncation", HERE, seeds=(0, 1, 2)) if analyses.finished(run[0])]
+points = analyses.points_of(grid)
+figure = analyses.truncation_figure(points)
+[axes] = figure.axes
+lengths = list(dict.fromkeys(point.options["bptt"] for point in points))
+slower = {K: HERE.parents[1] / "trials" / f"12-none-bptt-{K}-lr1" for K in lengths}
+some = [(lengths.index(K), analyses.row(run)[0]) for K, run in slower.items() if analyses.finished(run)]
+axes.plot(*zip(*some), color="gray", linestyle=":", marker="o", markersize=4, label="LSTM, learning rate 0.001")
+axes.set_title("MNIST after 3 epochs with labels", fontsize=11)
+axes.legend(loc="lower right")
+plots.save(figure, HERE / "both-rates.png")

@@ -236,7 +236,7 @@ def markdown(heads, rows, below):
 
 def truncation_figure(points):
     return accuracy_figure(
-        points, "bptt", "truncation of the supervised loss, steps (at 0 it trains the classifier alone)"
+        points, "bptt", "K, steps that the labels' gradient goes back (at 0 it trains the classifier alone)"
     )
 
 
@@ -260,6 +260,8 @@ def draw_accuracies(axes, points, x):
         for place, y in some:
             if len(y) > 1:
                 axes.plot([place] * len(y), y, color=COLORS[n], linestyle="", marker=".", alpha=0.6)
+    if any(len(p.runs) > 1 for p in points):
+        axes.plot([], [], color="dimgray", linestyle="", marker=".", label="each seed")
     axes.set_xticks(range(len(values)), [f"{value:,}" for value in values])
     axes.set(ylabel="test accuracy, %", ylim=(0, 100))
     axes.legend()
@@ -288,16 +290,17 @@ def curves_figure(points):
             accuracies.plot(ends, percent, **style(n))
             generalisation.plot(here, there, **style(n))
     word = "validation" if split == "valid" else "test"
-    training.set(title=f"Training loss, mean of {plots.MEAN} rows", xlabel="batches with labels", ylabel="nats")
+    training.set(title="Training loss, running mean", xlabel="batches with labels", ylabel="nats")
     training.set_ylim(bottom=0)
     accuracies.set(title=f"{word.capitalize()} accuracy", xlabel="batches with labels", ylabel="%")
     accuracies.set(xlim=training.get_xlim(), ylim=(0, 100))
-    generalisation.axline((0, 0), slope=1, color="dimgray", linewidth=0.8)
-    generalisation.set(title="Generalisation, a mark an epoch", xlabel="training loss", ylabel=f"{word} loss")
-    generalisation.set(xlim=(0, None), ylim=(0, None))
+    generalisation.set(title="Generalisation, a mark an epoch", xlabel="training loss, mean of the epoch")
+    generalisation.set(ylabel=f"{word} loss after it", xlim=(0, None), ylim=(0, None))
+    end = min(generalisation.get_xlim()[1], generalisation.get_ylim()[1])
+    [names["both losses alike"]] = generalisation.plot([0, end], [0, end], color="dimgray", linewidth=0.8, zorder=1)
     for axes in figure.axes:
         axes.grid(alpha=0.25)
-    figure.legend(names.values(), names, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(names.values(), names, loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -74,10 +74,11 @@ def draw_distances(axes, x, answers, mean):
     for n, (words, error) in enumerate(errors.items()):
         look = {"color": COLORS[n], "linestyle": LINES[n], "marker": "." if L1 == 1 else ""}
         axes.plot(range(L1, 0, -1), np.mean(error, 0), label=words, **look)
-    axes.set(xlabel="steps before the anchor", ylabel="squared error", ylim=(0, None))
+    top = 1.25 * max(np.mean(error, 0).max() for error in errors.values())  # room for the legend
+    axes.set(xlabel="steps before the anchor", ylabel="squared error", ylim=(0, top or 1))
     axes.set_title("r: the error against the distance from the anchor", fontsize="small")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper center", ncols=3)
 
 
 def heading(answer):

@@ -132,7 +132,8 @@ def test_the_curves_show_optimisation_and_generalisation(tmp_path):
         """What the lines of each panel go through, and the titles."""
         points = [analyses.Point({"aux": aux}, [tmp_path / name], [], [], "") for name, aux in runs]
         figure = analyses.curves_figure(points)
-        assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"{aux}-LSTM" for _, aux in runs]
+        words = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert words == [*(f"{aux}-LSTM" for _, aux in runs), "both losses alike"]
         titles = [axes.get_title() for axes in figure.axes]
         return [[line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes], titles
 
@@ -173,7 +174,8 @@ def test_the_truncation_picture_has_a_line_for_each_loss(monkeypatch):
 
 def test_a_line_goes_through_the_mean_of_the_seeds_with_a_dot_for_each(monkeypatch):
     axes, lines = drawn(monkeypatch, "truncation", range(12), seeds=range(7, 9))
-    assert ticks(axes) == ["0", "20"] and lines == {"LSTM": [0.5, 2.5], "r-LSTM": [4.5, 6.5], "p-LSTM": [8.5, 10.5]}
+    assert ticks(axes) == ["0", "20"] and lines.pop("each seed") == []  # the dots' entry in the legend
+    assert lines == {"LSTM": [0.5, 2.5], "r-LSTM": [4.5, 6.5], "p-LSTM": [8.5, 10.5]}
     dots = [(x, y) for line in axes.lines if line.get_marker() == "." for x, y in line.get_xydata().tolist()]
     assert dots == [
         (0, 0),

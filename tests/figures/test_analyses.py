@@ -10,7 +10,7 @@ from PIL import Image
 import cli
 from minaux.bench import cpu as bench
 from minaux.bench.cpu import Case
-from minaux.figures import analyses
+from minaux.figures import analyses, summaries
 from minaux.training.checkpoint import RunDirectory
 from tests.conftest import ROOT, SMALL, write_run
 from tests.datasets.test_dogs import save_list
@@ -112,8 +112,8 @@ def drawn(monkeypatch, name, accuracies, **options):
     """The axes of the grid's figure, and what its lines go through by their names, if the runs came to this."""
     grid = analyses.runs(name, "x", **options)
     found = {run: accuracy for (run, _), accuracy in zip(grid, accuracies, strict=True)}
-    monkeypatch.setattr(analyses, "row", lambda run: (found[run], 1.0, ""))
-    axes = analyses.FIGURES[name](analyses.points_of(grid)).axes[0]
+    monkeypatch.setattr(summaries, "row", lambda run: (found[run], 1.0, ""))
+    axes = summaries.FIGURES[name](summaries.points_of(grid)).axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     return axes, {name: y for name, y in lines.items() if not name.startswith("_")}
 
@@ -130,8 +130,8 @@ def test_the_curves_show_optimisation_and_generalisation(tmp_path):
 
     def panels(*runs):
         """What the lines of each panel go through, and the titles."""
-        points = [analyses.Point({"aux": aux}, [tmp_path / name], [], [], "") for name, aux in runs]
-        figure = analyses.curves_figure(points)
+        points = [summaries.Point({"aux": aux}, [tmp_path / name], [], [], "") for name, aux in runs]
+        figure = summaries.curves_figure(points)
         words = [text.get_text() for text in figure.legends[0].get_texts()]
         assert words == [*(f"{aux}-LSTM" for _, aux in runs), "both losses alike"]
         titles = [axes.get_title() for axes in figure.axes]

@@ -5,17 +5,17 @@ PYTHONPATH=. python results/analyses/truncation-mnist/draw.py      (in the proje
 
 from pathlib import Path
 
-from minaux.figures import analyses, plots
+from minaux.figures import analyses, plots, summaries
 
 HERE = Path(__file__).parent
 
 grid = [run for run in analyses.runs("truncation", HERE, seeds=(0, 1, 2)) if analyses.finished(run[0])]
-points = analyses.points_of(grid)
-figure = analyses.truncation_figure(points)
+points = summaries.points_of(grid)
+figure = summaries.truncation_figure(points)
 [axes] = figure.axes
 lengths = list(dict.fromkeys(point.options["bptt"] for point in points))
 slower = {K: HERE.parents[1] / "trials" / f"12-none-bptt-{K}-lr1" for K in lengths}
-some = [(lengths.index(K), analyses.row(run)[0]) for K, run in slower.items() if analyses.finished(run)]
+some = [(lengths.index(K), summaries.row(run)[0]) for K, run in slower.items() if analyses.finished(run)]
 axes.plot(*zip(*some), color="gray", linestyle=":", marker="o", markersize=4, label="LSTM, learning rate 0.001")
 axes.lines[0].set_label("LSTM (learning rate 0.003, as r and p)")
 axes.set_title("MNIST, 3 epochs with labels", fontsize=11)

@@ -10,6 +10,7 @@ length      accuracy, time and memory against the length of the sequences, of pi
 cost        time and memory of a training step against the length of the sequences
 """
 
+import functools
 import json
 import os
 
@@ -23,9 +24,9 @@ from ..training.checkpoint import (
 )
 from ..training.config import UserError
 from . import plots, summaries
-from .names import MODELS
+from .names import LSTMS
+from .summaries import AUX
 
-AUX = tuple(MODELS)  # none, r, p
 GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are
     # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
     "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 3, 10, 30, 100, 300)],
@@ -70,20 +71,7 @@ def run_grid(name, out, given, seeds, cores, train, tell):
     train(directory, options) trains one, or goes on with it, and raises Held if another process does; tell(line)
     hears which. Raises UserError for what cannot be before anything is run.
     """
-    if "task" not in given:
-        raise UserError("--task is needed: for example --task pmnist")
-    if name == "length" and given["task"] != "dogs":
-        raise UserError(
-            "--task: `analyse length` scales pictures to four sizes, as only dogs can be: give --task dogs"
-        )
-    for option in NOT_MEASURED if name == "length" else ():
-        if option in given:
-            raise UserError(
-                f"{config.option(option)}: `analyse length` measures training steps without it: leave it out"
-            )
-    for option in GRIDS[name][0]:
-        if option in given:
-            raise UserError(f"{config.option(option)} is what the grid sets: leave it out")
+    check_given(name, given)
     first = given.get("seed", 0)
     grid = runs(name, out, given.get("size") == 14, range(first, first + seeds))
     for _, options in grid:
@@ -104,14 +92,26 @@ def run_grid(name, out, given, seeds, cores, train, tell):
             return None
         todo = [run for run in held if not finished(run[0])]
     if name == "length":
-        try:
-            with RunDirectory(out).held():
-                rows = measured(out, length_steps(grid), tell)
-        except Held:
-            tell("another process measures the training steps: it writes the table")
-            return None
-        return write(out, *summaries.length_summary(grid, rows))
+        return write_costs(out, length_steps(grid), functools.partial(summaries.length_summary, grid), tell)
     return write(out, *summaries.summary(name, grid))
+
+
+def check_given(name, given):
+    """Raise UserError for options of `train` that do not go together with the analysis."""
+    if "task" not in given:
+        raise UserError("--task is needed: for example --task pmnist")
+    if name == "length" and given["task"] != "dogs":
+        raise UserError(
+            "--task: `analyse length` scales pictures to four sizes, as only dogs can be: give --task dogs"
+        )
+    for option in NOT_MEASURED if name == "length" else ():
+        if option in given:
+            raise UserError(
+                f"{config.option(option)}: `analyse length` measures training steps without it: leave it out"
+            )
+    for option in GRIDS[name][0]:
+        if option in given:
+            raise UserError(f"{config.option(option)} is what the grid sets: leave it out")
 
 
 def whole(given, options):
@@ -121,25 +121,32 @@ def whole(given, options):
 
 def cost(out, processes, tell):
     """Measure what is not measured yet of the costs, in so many processes; returns their table, which is written
-    in the directory `out` with the picture. tell(line) hears what is measured."""
+    in the directory `out` with the picture, or None if another process measures them. tell(line) hears what is
+    measured."""
     from ..bench import cpu as bench
 
     note(out, {"analysis": "cost"})
-    return write(out, *summaries.cost_summary(measured(out, [(*case, processes) for case in bench.costs()], tell)))
+    return write_costs(out, [(*case, processes) for case in bench.costs()], summaries.cost_summary, tell)
 
 
-def measured(out, cases, tell):
-    """The rows that `bench` measures of training steps, [(name, Case, processes)], kept in `out`/rows.json."""
+def write_costs(out, cases, summarise, tell):
+    """Have `bench` measure training steps, [(name, Case, processes)], and keep the rows in `out`/rows.json; writes
+    what summarise(rows) makes of them. Two processes would disturb each other: the second one leaves it."""
     from ..bench import cpu as bench
 
     path = os.path.join(out, "rows.json")
-    rows = read_json(path) if os.path.exists(path) else []
-    for name, case, processes in cases:
-        if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
-            tell(f"measuring a step: {name}, {case.T:,} steps a sequence")
-            rows.append({"name": name, **bench.measure(case, processes, 3, pytorch=False)})
-            write_whole(path, json.dumps(rows).encode())
-    return rows
+    try:
+        with RunDirectory(out).held():
+            rows = read_json(path) if os.path.exists(path) else []
+            for name, case, processes in cases:
+                if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
+                    tell(f"measuring a step: {name}, {case.T:,} steps a sequence")
+                    rows.append({"name": name, **bench.measure(case, processes, 3, pytorch=False)})
+                    write_whole(path, json.dumps(rows).encode())
+            return write(out, *summarise(rows))
+    except Held:
+        tell("another process measures the training steps: it writes the table")
+        return None
 
 
 def note(out, options):
@@ -185,5 +192,5 @@ def length_steps(grid):
         cfg = config.read(os.path.join(run, "config.json"))
         own = cfg.feed_end if cfg.aux == "r" else 0.0
         sizes = {"N": cfg.batch_size, "H": cfg.hidden, "L": cfg.aux_length, "D": 3}
-        steps[cfg.aux, cfg.size] = (MODELS[cfg.aux], Case(cfg.aux, cfg.size**2, cfg.bptt, own, **sizes), 1)
+        steps[cfg.aux, cfg.size] = (LSTMS[cfg.aux], Case(cfg.aux, cfg.size**2, cfg.bptt, own, **sizes), 1)
     return list(steps.values())

@@ -4,7 +4,7 @@ import os
 
 from ..training.config import UserError
 
-MODELS = {"none": "LSTM", "r": "r-LSTM", "p": "p-LSTM"}  # by their auxiliary losses
+LSTMS = {"none": "LSTM", "r": "r-LSTM", "p": "p-LSTM"}  # by their auxiliary losses
 
 
 def readable(runs, read, tell=None):

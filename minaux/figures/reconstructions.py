@@ -11,8 +11,6 @@ from .plots import COLORS, LINES
 SAME_ORDER = "The segment in full contrast, the rest of the picture faded."
 IN_TIME = "Each square is the segment alone, its steps in the order of time, line by line; blue is beyond its end."
 NUMBERS = "A line for each channel, against the step."
-
-
 DRAWN = 6  # sequences
 
 

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from ..training.checkpoint import read_result, read_rows
 from . import plots
-from .names import MODELS
+from .names import LSTMS
 from .plots import COLORS, LINES, MARKERS
 
-AUX = tuple(MODELS)  # none, r, p
+AUX = tuple(LSTMS)
 
 
 class Point(NamedTuple):
@@ -91,7 +91,7 @@ def draw_accuracies(axes, points, x):
     for n, aux in enumerate(AUX):
         some = [(values.index(x(p.options)), p.accuracies) for p in points if p.options["aux"] == aux]
         places, accuracies = zip(*some)
-        axes.plot(places, [sum(y) / len(y) for y in accuracies], label=MODELS[aux], **style(n))
+        axes.plot(places, [sum(y) / len(y) for y in accuracies], label=LSTMS[aux], **style(n))
         for place, y in some:
             if len(y) > 1:
                 axes.plot([place] * len(y), y, color=COLORS[n], linestyle="", marker=".", alpha=0.6)
@@ -117,7 +117,7 @@ def curves_figure(points):
         steps, losses = plots.unzip(curve.trained(plots.SUPERVISED, "joint"))
         steps = [step - curve.pretrained for step in steps]
         look = {"color": COLORS[n], "linestyle": LINES[n]}
-        names[MODELS[AUX[n]]] = Line2D([], [], **style(n))
+        names[LSTMS[AUX[n]]] = Line2D([], [], **style(n))
         training.plot(steps, plots.running_mean(losses), linewidth=0.8, **look)
         evaluated = epochs(curve, split)
         if evaluated:
@@ -186,7 +186,7 @@ def length_summary(grid, rows):
     for point in points:
         aux, size = point.options["aux"], point.options["size"]
         minutes = sum(read_result(run)["elapsed_s"] for run in point.runs) / len(point.runs) / 60
-        cost = costs[MODELS[aux], size**2]
+        cost = costs[LSTMS[aux], size**2]
         cells.append([aux, size, f"{size**2:,}", accuracy(point), f"{minutes:.1f}"])
         cells[-1] += [f"{1e3 * cost['ours_s']:.0f}", f"{cost['ours_mb']:.0f}"]
     heads = ["aux", "size", "steps", "test accuracy, %", "minutes of training", "ms a step", "MB a step"]

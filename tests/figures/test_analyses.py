@@ -263,6 +263,8 @@ def test_costs_are_measured_once(invoke, tmp_path, monkeypatch):
     assert [(row["name"], row["T"]) for row in rows] == [("full", 20), ("short", 20), ("full", 40), ("short", 40)]
     assert (tmp_path / "table.md").read_text().count("| short |") == 2 and (tmp_path / "picture.png").exists()
     assert "measuring" not in invoke("analyse", "cost", "--out", tmp_path).stdout
+    with RunDirectory(tmp_path).held():
+        assert "another process measures" in invoke("analyse", "cost", "--out", tmp_path).stdout
     assert invoke("analyse", "cost", "--out", tmp_path / "x", "--lr", 1).status == 1
 
 

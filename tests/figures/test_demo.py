@@ -18,7 +18,7 @@ def test_three_runs_alike_but_for_the_auxiliary_loss_and_what_they_came_to(tiny,
     out = tmp_path / "demo"
     ended = invoke("demo", "--out", out, "--seed", 3)
     assert ended.status == 0
-    configs = {name: json.loads((out / name / "config.json").read_text()) for name in names.MODELS.values()}
+    configs = {name: json.loads((out / name / "config.json").read_text()) for name in names.LSTMS.values()}
     assert [c.pop("aux") for c in configs.values()] == ["none", "r", "p"]
     assert [c.pop("pretrain_epochs") for c in configs.values()] == [0, 1, 1]
     for c in configs.values():
@@ -26,7 +26,7 @@ def test_three_runs_alike_but_for_the_auxiliary_loss_and_what_they_came_to(tiny,
             *[(3, 3, 75, 32, steps) for steps in (1, 2)],
         )
     assert configs["LSTM"] == configs["r-LSTM"] == configs["p-LSTM"]
-    for name in names.MODELS.values():
+    for name in names.LSTMS.values():
         accuracy = json.loads((out / name / "result.json").read_text())["test_accuracy"]
         assert f"{name:8}{accuracy:6.1%} of the test images" in ended.stdout
     for picture in "curves.png", "r.png", "p.png":
@@ -35,7 +35,7 @@ def test_three_runs_alike_but_for_the_auxiliary_loss_and_what_they_came_to(tiny,
 
 def test_the_same_command_goes_on_and_another_seed_is_told_apart(tiny, invoke, tmp_path):
     assert invoke("demo", "--out", tmp_path).status == 0
-    checkpoints = {name: (tmp_path / name / "checkpoint.npz").stat().st_mtime_ns for name in names.MODELS.values()}
+    checkpoints = {name: (tmp_path / name / "checkpoint.npz").stat().st_mtime_ns for name in names.LSTMS.values()}
     (tmp_path / "p-LSTM" / "result.json").unlink()
     ended = invoke("demo", "--out", tmp_path)
     assert ended.status == 0 and "3 of 3: p-LSTM" in ended.stdout and "1 of 3" not in ended.stdout

@@ -140,15 +140,16 @@ def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path):
     np.savez(tmp_path / "numbers.npz", x=r.random((40, 12, 2)), y=np.arange(40) % 2)
     np.savez(tmp_path / "text.npz", x=r.integers(97, 123, (40, 12)), y=np.arange(40) % 2)
     for name in "numbers", "text":
-        invoke(*tiny("npz", tmp_path / f"{name}.npz", "rp", tmp_path / name))
+        invoke(*tiny("npz", tmp_path / f"{name}.npz", "rp", tmp_path / name), "--anchors", 4)
     figure = tmp_path / "a.png"
     assert invoke("reconstruct", tmp_path / "numbers", "--out", figure).status == 0 and figure.exists()
     printed = invoke("reconstruct", tmp_path / "text").stdout
     assert invoke("reconstruct", tmp_path / "text", "--out", tmp_path / "a.txt").status == 0
     assert (tmp_path / "a.txt").read_text() == printed
     lines = printed.splitlines()
-    assert lines[0].startswith("text: weights of step") and "r, anchor" in printed and "p, anchor" in printed
-    assert sum(line.lstrip().startswith("true  ") for line in lines) == 8
+    assert lines[0].startswith("text: weights of step")
+    assert [sum(f"{kind}, anchor" in line for line in lines) for kind in "rp"] == [2, 2]  # of four each
+    assert sum(line.lstrip().startswith("true  ") for line in lines) == 16
 
 
 def test_reconstruct_without_an_auxiliary_loss_is_an_error(invoke, tmp_path):

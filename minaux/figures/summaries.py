@@ -148,7 +148,7 @@ def epochs(curve, split):
         losses = [
             r["loss_supervised"] for r in curve.rows if r.get("phase") == "joint" and r["epoch"] == row["epoch"]
         ]
-        if losses:
+        if losses:  # a budget may be spent before the epoch's first row
             mean = sum(losses) / len(losses)
             points.append((row["step"] - curve.pretrained, 100 * row["accuracy"], mean, row["loss_supervised"]))
     return points

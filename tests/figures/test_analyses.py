@@ -144,11 +144,16 @@ def test_the_curves_show_optimisation_and_generalisation(tmp_path):
     assert loss == [[[10, 4.0], [20, 3.0], [30, 7 / 3], [40, 7.5 / 4]]]  # running means
     assert accuracy == [[[20, 50.0], [40, 50.0]]]
     assert [[3.0, 3.5], [0.75, 1.5]] in generalisation and titles[1] == "Validation accuracy"
-    # Without validation, the test stands at the training loss of its epoch.
-    tested = [row for row in rows if row.get("split") is None] + [evaluated(50, 1.25, "test")]
+    # Without validation, the last test stands at the training loss of its epoch, if a row tells that.
+    trained = [row for row in rows if row.get("split") is None]
+    tested = [*trained, evaluated(30, 9.0, "test"), evaluated(50, 1.25, "test")]
     write_run(tmp_path / "t", tested, {"aux": "r"}, test_accuracy=0.5, complete=True)
     (_, accuracy, generalisation), titles = panels(("t", "r"))
     assert accuracy == [[[40, 50.0]]] and [[0.75, 1.25]] in generalisation and titles[1] == "Test accuracy"
+    write_run(
+        tmp_path / "b", [*trained, evaluated(60, 1.25, "test")], {"aux": "r"}, test_accuracy=0.5, complete=False
+    )
+    assert panels(("b", "r"))[0][1] == []
     # A budget spent in pretraining leaves nothing to draw; beside a run with validation its test is not drawn.
     write_run(
         tmp_path / "p", rows[:2] + [evaluated(10, 9.0, "test")], {"aux": "p"}, test_accuracy=0.1, complete=False

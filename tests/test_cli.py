@@ -236,6 +236,17 @@ def test_schedules_are_fixed_at_the_start(invoke, tmp_path):
     assert any((arrays(tmp_path)[k] != w).any() for k, w in weights.items() if k.startswith("v/"))
 
 
+def test_a_cosine_that_pretraining_uses_up_is_told(invoke, tmp_path):
+    """After two of three epochs, 24 of 36 batches, the rate of 0.003 is at a quarter."""
+    words = "the learning rate's cosine spans pretraining too, 24 of 36 batches: joint training begins at 0.00075, nearer"
+    half, much, constant = tmp_path / "half", tmp_path / "much", tmp_path / "constant"
+    cosine = *SMALL, "--lr-schedule", "cosine"
+    assert "spans" not in invoke("train", *cosine, "--out", half).stdout
+    assert words in invoke("train", *cosine, "--pretrain-epochs", 2, "--out", much).stdout
+    assert "spans" not in invoke("train", "--resume", "--out", much).stdout
+    assert "spans" not in invoke("train", *SMALL, "--pretrain-epochs", 2, "--out", constant).stdout
+
+
 def test_a_run_of_no_epochs_can_be_made_longer(invoke, tmp_path):
     options = "--pretrain-epochs 0 --epochs 0 --lr-schedule cosine".split()
     assert invoke("train", *SMALL, *options, "--out", tmp_path).status == 0

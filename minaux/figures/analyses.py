@@ -30,11 +30,12 @@ from .summaries import AUX
 GRIDS = {  # name: the options of each run; at --size 14 lengths are a quarter, as the sequences are
     # The auxiliary loss' own truncation stays where it is: this is about the supervised one.
     "truncation": [{"aux": aux, "bptt": K, "aux_bptt": 300} for aux in AUX for K in (0, 1, 3, 10, 30, 100, 300)],
-    # Fewer labels, more epochs, and fewer batches in all: 384, 600, 960, 1,692 and 3,130 of 32.
+    # Fewer labels, more epochs: at least 1,600 batches of 32. Fewer would meet what a cosine leaves of the learning
+    # rate after an epoch of pretraining on all of MNIST (results/trials/notes.md, 13).
     "labels": [
         {"aux": aux, "limit_labels": n, "epochs": epochs}
         for aux in AUX
-        for n, epochs in ((100, 96), (300, 60), (1000, 30), (3000, 18), (10_000, 10))
+        for n, epochs in ((100, 400), (300, 160), (1000, 50), (3000, 18), (10_000, 10))
     ],
     "curves": [{"aux": aux} for aux in AUX],
     "anchors": [

@@ -1,5 +1,6 @@
 """What a person reads while a run goes on."""
 
+from ..optim import learning_rate
 from ..windows import direct_credit, fit_length
 from . import paper
 from .shards import at_work
@@ -48,6 +49,12 @@ def introduction(run, state):
         why = "this run's first epochs were to end there"
         lines.append(
             f"the learning rate falls to 0 at step {end} and stays there ({why}): later steps change nothing"
+        )
+    if todo == end < 2 * run.pretrain_steps and cfg.epochs and cfg.lr_schedule == "cosine":
+        rate = learning_rate(cfg.lr, "cosine", run.pretrain_steps, end)
+        lines.append(
+            f"the learning rate's cosine spans pretraining too, {run.pretrain_steps:,} of {end:,} batches: joint "
+            f"training begins at {rate:.2g}, nearer to {cfg.lr:g} with more --epochs"
         )
     threads = min(at_work(cfg.threads), cfg.shards)
     where = f"{threads} thread" + "s" * (threads > 1) if run.device == "cpu" else "the GPU"

@@ -219,7 +219,7 @@ def test_the_labels_picture_has_a_line_for_each_loss(monkeypatch):
     assert list(lines.values()) == [[*range(5)], [*range(5, 10)], [*range(10, 15)]]
     grid = analyses.runs("labels", "x")
     batches = [options["epochs"] * -(-options["limit_labels"] // 32) for _, options in grid[:5]]
-    assert batches == [384, 600, 960, 1692, 3130]
+    assert batches == [1600, 1600, 1600, 1692, 3130]
 
 
 def test_length_ends_with_accuracy_time_and_memory_against_the_length(invoke, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ def write(split, x, y, folder):
     savemat(folder / f"{split}_list.mat", {"file_list": names[:, None], "labels": 1.0 + y[:, None]})
 
 
-def main(cifar10, folder, train=4000, test=1000):
+def main(cifar10, folder, train=8000, test=2000):
     task = datasets.load("cifar10", data_dir=cifar10)
     write("train", task.x_train[:train], task.y_train[:train], Path(folder))
     write("test", task.x_test[:test], task.y_test[:test], Path(folder))

@@ -238,7 +238,7 @@ def test_schedules_are_fixed_at_the_start(invoke, tmp_path):
 
 def test_a_cosine_that_pretraining_uses_up_is_told(invoke, tmp_path):
     """After two of three epochs, 24 of 36 batches, the rate of 0.003 is at a quarter."""
-    words = "the learning rate's cosine spans pretraining too, 24 of 36 batches: joint training begins at 0.00075, nearer"
+    words = "the learning rate's cosine spans pretraining too, 24 of 36 batches: joint training begins at 0.00075"
     half, much, constant = tmp_path / "half", tmp_path / "much", tmp_path / "constant"
     cosine = *SMALL, "--lr-schedule", "cosine"
     assert "spans" not in invoke("train", *cosine, "--out", half).stdout

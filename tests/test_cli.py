@@ -239,11 +239,13 @@ def test_schedules_are_fixed_at_the_start(invoke, tmp_path):
 def test_a_cosine_that_pretraining_uses_up_is_told(invoke, tmp_path):
     """After two of three epochs, 24 of 36 batches, the rate of 0.003 is at a quarter."""
     words = "the learning rate's cosine spans pretraining too, 24 of 36 batches: joint training begins at 0.00075"
-    half, much, constant = tmp_path / "half", tmp_path / "much", tmp_path / "constant"
+    half, much, constant, alone = (tmp_path / name for name in ("half", "much", "constant", "alone"))
     cosine = *SMALL, "--lr-schedule", "cosine"
     assert "spans" not in invoke("train", *cosine, "--out", half).stdout
-    assert words in invoke("train", *cosine, "--pretrain-epochs", 2, "--out", much).stdout
+    assert words in invoke("train", *cosine, "--pretrain-epochs", 2, "--budget", 0, "--out", much).stdout
+    assert read(much / "result.json")["steps"] < 24
     assert "spans" not in invoke("train", "--resume", "--out", much).stdout
+    assert "spans" not in invoke("train", *cosine, "--epochs", 0, "--out", alone).stdout
     assert "spans" not in invoke("train", *SMALL, "--pretrain-epochs", 2, "--out", constant).stdout
 
 

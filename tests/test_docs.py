@@ -1,4 +1,4 @@
-"""What README.md and docs/ name exists: functions in backticks, paths, relative links and their headings."""
+"""What README.md, docs/ and results/ name exists: functions in backticks, paths, links and their headings."""
 
 import importlib
 import re
@@ -12,7 +12,7 @@ from minaux.figures import table
 from minaux.training import config
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("**/*.md"))]
 FOLDERS = ("minaux", "tests", "datasets", "docs", "results", ".ci")  # a path in backticks starts with one of them
 
 FILES = [p.relative_to(ROOT).with_suffix("").parts for p in ROOT.glob("minaux/**/*.py") if p.name != "__init__.py"]
@@ -93,7 +93,7 @@ def anchors(file):
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_exists(page):
     text = page.read_text("utf8")
     assert missing_names(text) == []
@@ -129,15 +129,16 @@ def test_wrong_links_are_found():
     assert missing_links(text, ROOT / "README.md") == ["README.md#nowhere", "no.svg"]
 
 
-RESULTS = ROOT / "results" / "README.md"
-RECORDED = re.findall(r"^\| ([\w-]+) \| `python cli.py train ([^`]+)` \|", RESULTS.read_text("utf8"), re.M)
+RUNS = ROOT / "results" / "runs"
+ROWS = (RUNS / "README.md").read_text("utf8")
+RECORDED = re.findall(r"^\| ([\w-]+) \| `python cli.py train ([^`]+)` \|", ROWS, re.M)
 
 
 @pytest.mark.parametrize("run, command", RECORDED, ids=[run for run, _ in RECORDED])
 def test_a_recorded_run_has_its_command(run, command):
     """The command gives, with the defaults of today, the options that the run was made with."""
     now = config.build(cli.train_options(shlex.split(command)), 2)
-    then = config.read(RESULTS.parent / "runs" / run / "config.json")
+    then = config.read(RUNS / run / "config.json")
     then.size = then.size or now.size  # an older run lacks it
     now.valid = then.valid if now.valid is None else now.valid  # its default depends on the data
     assert table.other_settings(now) == table.other_settings(then)
@@ -145,4 +146,4 @@ def test_a_recorded_run_has_its_command(run, command):
 
 
 def test_every_recorded_run_has_a_command():
-    assert {run for run, _ in RECORDED} == {folder.name for folder in (RESULTS.parent / "runs").iterdir()}
+    assert {run for run, _ in RECORDED} == {folder.name for folder in RUNS.iterdir() if folder.is_dir()}

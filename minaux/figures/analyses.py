@@ -141,7 +141,7 @@ def write_costs(out, cases, summarise, tell):
             rows = read_json(path) if os.path.exists(path) else []
             for name, case, processes in cases:
                 if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
-                    tell(f"measuring a step: {name}, {case.T:,} steps a sequence")
+                    tell(f"measuring a training step: {name}, {case.T:,} steps a sequence")
                     rows.append({"name": name, **bench.measure(case, processes, 3, pytorch=False)})
                     write_whole(path, json.dumps(rows).encode())
             return write(out, *summarise(rows))

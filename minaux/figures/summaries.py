@@ -189,13 +189,13 @@ def length_summary(grid, rows):
         cost = costs[LSTMS[aux], size**2]
         cells.append([aux, size, f"{size**2:,}", accuracy(point), f"{minutes:.1f}"])
         cells[-1] += [f"{1e3 * cost['ours_s']:.0f}", f"{cost['ours_mb']:.0f}"]
-    heads = ["aux", "size", "steps", "test accuracy, %", "minutes of training", "ms a step", "MB a step"]
+    heads = ["aux", "size", "steps", "test accuracy, %", "minutes of training", "ms a training step", "MB of it"]
     below = f"ms and MB are of a training step on one process, as `bench` measures it; {SIGNS}"
     return markdown(heads, cells, below), figure
 
 
 def cost_summary(rows):
-    """(the table in Markdown, the figure) of the rows that `bench` measured: seconds and peak memory of a step."""
+    """(the table in Markdown, the figure) of the rows that `bench` measured: seconds and peak memory of a batch."""
     from matplotlib.figure import Figure
 
     lines = ["| training step | sequence length | ms | peak memory, MB |", "|---|---|---|---|"]

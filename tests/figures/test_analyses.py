@@ -240,7 +240,7 @@ def test_length_ends_with_accuracy_time_and_memory_against_the_length(invoke, tm
     )
     words = [*small.split(), "--data-dir", folder, "--bptt", 5, "--aux-length", 4, "--threads", 1, "--quiet"]
     ended = invoke("analyse", "length", "--out", out, *words)
-    assert ended.status == 0 and ended.stdout.count("measuring a step: ") == 6, ended.stderr
+    assert ended.status == 0 and ended.stdout.count("measuring a training step: ") == 6, ended.stderr
     rows = json.loads((out / "rows.json").read_text())
     asked = ("what", "T", "bptt", "N", "H", "L", "D", "own")
     assert {tuple(row[name] for name in asked) for row in rows} == {
@@ -263,7 +263,7 @@ def test_costs_are_measured_once(invoke, tmp_path, monkeypatch):
     tiny = [(name, Case("none", T, K, N=4, H=4)) for T in (20, 40) for name, K in (("full", "full"), ("short", 5))]
     monkeypatch.setattr(bench, "costs", lambda: tiny)
     ended = invoke("analyse", "cost", "--out", tmp_path)
-    assert ended.status == 0 and ended.stdout.count("measuring a step: ") == 4, ended.stderr
+    assert ended.status == 0 and ended.stdout.count("measuring a training step: ") == 4, ended.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["name"], row["T"]) for row in rows] == [("full", 20), ("short", 20), ("full", 40), ("short", 40)]
     assert (tmp_path / "table.md").read_text().count("| short |") == 2 and (tmp_path / "picture.png").exists()

@@ -195,7 +195,7 @@ def length_summary(grid, rows):
 
 
 def cost_summary(rows):
-    """(the table in Markdown, the figure) of the rows that `bench` measured: seconds and peak memory of a batch."""
+    """(the table in Markdown, the figure) of `bench`'s rows: seconds and peak memory of a training step."""
     from matplotlib.figure import Figure
 
     lines = ["| training step | sequence length | ms | peak memory, MB |", "|---|---|---|---|"]

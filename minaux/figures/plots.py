@@ -142,6 +142,7 @@ def draw(axes, panel, curves):
     end = max([row["step"] for curve in curves for row in curve.rows] + [1])
     axes.set_title(panel.title, fontsize=11, pad=14)
     axes.set(ylabel=panel.unit, xlim=(-0.03 * end, 1.04 * end))  # no mark is cut at the frame
+    axes.locator_params("x", nbins=5)  # large numbers do not run together
     axes.grid(alpha=0.25)
     references(axes, panel, curves, evaluated)
 
@@ -155,8 +156,9 @@ def references(axes, panel, curves, evaluated):
     lines = []  # (height, name, colour, linestyle)
     counts = {curve.cfg.data["classes"] for curve in curves if curve.cfg.data}
     if panel.name == "accuracy":
-        axes.set_ylim(-4, 104)
         lines = [(100 / n, "chance", "dimgray", "-") for n in counts]
+        best = max([100 * value for value in evaluated] + [height for height, *_ in lines] + [10])
+        axes.set_ylim(-0.04 * best, 1.04 * 10 * math.ceil(best / 10))
     elif panel.name == "r_swap_gap":
         lines = [(0, "no memory", "dimgray", "-")]
     elif panel.auxiliary:

@@ -1,5 +1,6 @@
 """What an analysis' runs came to: a table in Markdown and a figure."""
 
+import math
 from typing import NamedTuple
 
 from ..training.checkpoint import read_result, read_rows
@@ -98,7 +99,9 @@ def draw_accuracies(axes, points, x):
     if any(len(p.runs) > 1 for p in points):
         axes.plot([], [], color="dimgray", linestyle="", marker=".", label="each seed")
     axes.set_xticks(range(len(values)), [f"{value:,}" for value in values])
-    axes.set(ylabel="test accuracy, %", ylim=(0, 100))
+    found = [y for point in points for y in point.accuracies]
+    low, high = min(math.floor(min(found) / 10), 9), max(math.ceil(max(found) / 10), 1)
+    axes.set(ylabel="test accuracy, %", ylim=(10 * low - 0.3, 10 * high + 0.3))  # a few points shall be seen
     axes.legend()
 
 
@@ -189,7 +192,8 @@ def length_summary(grid, rows):
         cost = costs[LSTMS[aux], size**2]
         cells.append([aux, size, f"{size**2:,}", accuracy(point), f"{minutes:.1f}"])
         cells[-1] += [f"{1e3 * cost['ours_s']:.0f}", f"{cost['ours_mb']:.0f}"]
-    heads = ["aux", "size", "steps", "test accuracy, %", "minutes of training", "ms a training step", "MB of it"]
+    heads = ["aux", "size", "steps of a sequence", "test accuracy, %", "minutes of the run"]
+    heads += ["ms a training step", "MB of it"]
     below = f"ms and MB are of a training step on one process, as `bench` measures it; {SIGNS}"
     return markdown(heads, cells, below), figure
 
@@ -216,13 +220,14 @@ def draw_costs(seconds, memory, rows):
         lengths, times, sizes = zip(*some)
         seconds.plot(lengths, times, label=name, **style(n))
         memory.plot(lengths, sizes, label=name, **style(n))
-    seconds.set(title="Time of a training step", ylabel="seconds")
-    memory.set(title="Peak memory, above what the program starts with", ylabel="MB")
+    what = f"a training step on {rows[0]['N']} sequences"
+    seconds.set(title=f"Time of {what}", ylabel="seconds")
+    memory.set(title=f"Memory of {what}", ylabel="MB above the program's own, at most")
     for axes in seconds, memory:
         axes.set(xlabel="steps of a sequence", xscale="log", yscale="log")
         lengths = sorted({row["T"] for row in rows})
         axes.set_xticks(lengths, [f"{T:,}" for T in lengths])
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.25)

@@ -177,6 +177,21 @@ def test_the_truncation_picture_has_a_line_for_each_loss(monkeypatch):
     assert ticks(axes) == ["0", "20"] and lines == {"LSTM": [10, 20], "r-LSTM": [30, 40], "p-LSTM": [50, 60]}
 
 
+@pytest.mark.parametrize(
+    "accuracies, low, high",
+    [
+        ([32, 38, 36, 43, 40, 42], 30, 50),
+        ([0.5, 98, 10, 10, 10, 10], 0, 100),
+        ([100] * 6, 90, 100),
+        ([0] * 6, 0, 10),
+    ],
+)
+def test_accuracies_are_drawn_between_the_tens_around_them(monkeypatch, accuracies, low, high):
+    axes, _ = drawn(monkeypatch, "truncation", accuracies)
+    bottom, top = axes.get_ylim()
+    assert low - 1 <= bottom <= low and high <= top <= high + 1
+
+
 def test_a_line_goes_through_the_mean_of_the_seeds_with_a_dot_for_each(monkeypatch):
     axes, lines = drawn(monkeypatch, "truncation", range(12), seeds=range(7, 9))
     assert ticks(axes) == ["0", "20"] and lines.pop("each seed") == []  # the dots' entry in the legend

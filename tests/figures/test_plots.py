@@ -135,6 +135,11 @@ def test_no_mark_is_cut_at_the_frame(tmp_path):
                     assert frame.x0 + reach <= x <= frame.x1 - reach and frame.y0 + reach <= y <= frame.y1 - reach
 
 
+def test_the_accuracies_fill_their_panel(tmp_path):
+    [accuracy, *_] = panels(write_run(tmp_path / "run", rows(), options={"data": DATA}))[1].values()
+    assert -5 < accuracy.get_ylim()[0] < 0 and 50 < accuracy.get_ylim()[1] < 55  # up to 50 %
+
+
 def test_one_batch_does_not_flatten_the_rest(tmp_path):
     spike = {"kind": "train", "phase": "joint", "step": 25, "loss_supervised": 1e12, "loss_auxiliary": None}
     run = write_run(tmp_path / "run", [*rows(), spike], options={"data": DATA})

@@ -157,8 +157,8 @@ def references(axes, panel, curves, evaluated):
     counts = {curve.cfg.data["classes"] for curve in curves if curve.cfg.data}
     if panel.name == "accuracy":
         lines = [(100 / n, "chance", "dimgray", "-") for n in counts]
-        best = max([100 * value for value in evaluated] + [height for height, *_ in lines] + [10])
-        axes.set_ylim(-0.04 * best, 1.04 * 10 * math.ceil(best / 10))
+        top = 10 * math.ceil(max([10 * value for value in evaluated] + [height / 10 for height, *_ in lines] + [1]))
+        axes.set_ylim(-0.04 * top, 1.04 * top)
     elif panel.name == "r_swap_gap":
         lines = [(0, "no memory", "dimgray", "-")]
     elif panel.auxiliary:

@@ -6,7 +6,6 @@ import os
 
 from ..training import config, paper
 from ..training.checkpoint import read_result
-from ..training.config import UserError
 from .names import printable, readable, short_names
 
 TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR-10", "dogs": "Dogs", "dbpedia": "DBpedia"}
@@ -50,8 +49,6 @@ def in_words(settings):
 
 def read(run):
     """A run's Config and its result, None before it is tested. Raises UserError for what is no run."""
-    if not os.path.isfile(os.path.join(run, "config.json")):
-        raise UserError(f"{run} is no run: there is no config.json in it")
     cfg = config.read(os.path.join(run, "config.json"))
     return cfg, read_result(run) if os.path.exists(os.path.join(run, "result.json")) else None
 

@@ -228,7 +228,7 @@ def read_result(run):
         result["test_accuracy"] + result["test_examples"] + result["seed"]
         named = {name: result[name] for name in ("task", "model", "aux", "bptt", "complete")}
         return {**result, **named, "run": run}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): restore it") from None

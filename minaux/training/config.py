@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 from .. import __version__
 
@@ -214,8 +215,8 @@ def read(path):
             if newer:
                 raise Newer(f"{path} {whose}, which cannot read it ({error}); use that version") from None
             raise
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; restore it or start a new run") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing: restore it, if {os.path.dirname(path)} is a run") from None
     except Newer:
         raise
     except (ValueError, TypeError, AttributeError, UserError) as error:

@@ -1,6 +1,7 @@
 """`plot`, from what runs leave behind."""
 
 import os
+import shutil
 
 import pytest
 from PIL import Image
@@ -219,6 +220,8 @@ DAMAGES = [
     (lambda run: (run / "metrics.jsonl").write_text("[1]\n"), "is damaged"),
     (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff"), "is damaged"),
     (lambda run: (run / "config.json").write_text("{"), "is damaged"),
+    (lambda run: (run / "config.json").unlink(), "is missing"),
+    (lambda run: (shutil.rmtree(run), run.write_text("a picture beside the runs")), "is missing"),
 ]
 
 

@@ -99,6 +99,14 @@ def pids(process):
     return found
 
 
+def gone(process, within=10):
+    """Whether no rank is left: mpiexec may end before the last one that it killed."""
+    deadline = time.monotonic() + within
+    while pids(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not pids(process)
+
+
 def training(run, *args, n=2):
     """The ranks of a run that has begun to train."""
     process = start(n, "train", *args, "--out", run)
@@ -121,7 +129,7 @@ def test_a_rank_that_is_killed_costs_nothing_saved(tmp_path, rank):
     process, found = training(run_, *LONG)
     os.kill(found[rank], signal.SIGKILL)
     process.communicate(timeout=60)
-    assert process.returncode and not pids(process)
+    assert process.returncode and gone(process)
     assert run(2, "train", "--resume", "--quiet", "--out", run_)[0] == 0
     alone("train", *LONG, "--threads", 2, "--out", whole)
     assert_same_arrays(run_, whole)
@@ -134,7 +142,7 @@ def test_sigterm_saves_and_ends_all_ranks(tmp_path, to):
     process, found = training(run_, *LONG)
     os.kill(found[0] if to == "rank 0" else process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
-    assert process.returncode and not pids(process)
+    assert process.returncode and gone(process)
     with np.load(run_ / "checkpoint.npz") as file:
         saved = bytes(file["meta"]).decode()
     assert '"step": 0,' not in saved
@@ -151,7 +159,7 @@ def test_mpiexec_does_not_wait_for_the_batch(tmp_path):
     trained = rows(tmp_path / "run")[-1]["step"]
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert not pids(process) and trained > 0
+    assert gone(process) and trained > 0
     with np.load(tmp_path / "run/checkpoint.npz") as file:
         assert json.loads(bytes(file["meta"]).decode())["step"] >= trained
 

@@ -503,12 +503,12 @@ def train_run(out, options):
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @one_line_errors
 def demo(out, seed):
-    """See in a few minutes what the auxiliary losses do where back-propagation is short.
+    """See in two minutes what the auxiliary losses do where back-propagation is short.
 
     Trains an LSTM, an r-LSTM and a p-LSTM on MNIST at 14x14 with the same labels, whose gradient goes back 3 of
-    196 steps. Ends with the accuracy of each, their curves, and what r reconstructs and p predicts. On two cores it
-    takes 2 to 3 minutes; three seeds came to 61, 72 and 78 %. A plain LSTM that trains for as long as p sees each
-    label 13 times instead of 3, and comes to 77 %. The same command goes on where an earlier one stopped.
+    196 steps. Ends with the accuracy of each, their curves, and what r reconstructs and p predicts. That takes two
+    cores two minutes; three seeds came to 61, 72 and 78 %. An LSTM that trains for as long as p sees each label 13
+    times instead of 3, and comes to 77 %. The same command goes on where an earlier one stopped.
     """
 
     def draw(run, picture):

@@ -363,7 +363,10 @@ def predict(run, data_dir, out):
     else:
         x, y, tested = set_up(*load_task(RunDirectory(run).read_config()), run, device="cpu").sequences("test")
         x, labels = [x[i] for i in tested] if isinstance(x, list) else x[tested], {"label": y[tested]}
-    found = classify(x, threads=cores())
+    try:
+        found = classify(x, threads=cores())
+    except UserError as error:
+        raise UserError(f"{data_dir}: {error}" if data_dir else str(error)) from None
     rows = [["class", *labels, *(f"p{n}" for n in range(found.shape[1]))]]
     columns = found.argmax(1), *labels.values(), found
     rows += [[*known, *(f"{value:.6g}" for value in p)] for *known, p in zip(*columns)]

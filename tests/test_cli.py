@@ -274,6 +274,11 @@ def test_a_longer_run_takes_the_shorter_ones_result_away(invoke, run, sabotage):
     assert invoke("train", "--resume", "--out", run).status == 0 and read(run / "result.json")["complete"]
 
 
+def test_a_kill_before_the_first_checkpoint_of_a_longer_run_leaves_no_result(run, sabotage):
+    sabotage("at_call(1, loop, 'train_step', kill)", "train", "--resume", "--epochs", 2, "--out", run)
+    assert read(run / "config.json")["epochs"] == 2 and not (run / "result.json").exists()
+
+
 def test_resume_may_repeat_the_options(invoke, run, finished):
     assert invoke("train", "--resume", *SMALL, "--quiet", "--budget", "1h", "--out", run).status == 0
     assert_same_arrays(run, finished)
@@ -654,6 +659,19 @@ def test_a_damaged_run_is_refused_and_left_as_it_is(invoke, run, name, harm):
         assert contents(run) == before
 
 
+@pytest.mark.parametrize(
+    "error, says", [(PermissionError(13, "Permission denied"), "Permission"), (MemoryError(), "out of")]
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(invoke, run, monkeypatch, error, says):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("minaux.training.checkpoint.np.load", fails)
+    ended = invoke("train", "--resume", "--out", run)
+    refused(ended, says)
+    assert "damaged" not in ended.stderr and "new run" not in ended.stderr
+
+
 def test_an_unknown_task_in_config_json(invoke, run):
     edit(task="mnist2")(run / "config.json")
     for command in ["evaluate", run], ["train", "--resume", "--out", run]:
@@ -771,7 +789,7 @@ def test_a_full_disk_costs_nothing_saved(invoke, run, monkeypatch, name):
         patch.setattr(os, name, full)
         ended = invoke("train", "--resume", "--epochs", 2, "--out", run)
     refused(ended, "No space left on device", run / "checkpoint.npz", "--resume")
-    assert contents(run).keys() == before.keys()  # no temporary file stays
+    assert contents(run).keys() == before.keys() - {"result.json"}  # of the shorter run; no temporary file stays
     assert contents(run)["checkpoint.npz"] == before["checkpoint.npz"]
     assert invoke("train", "--resume", "--out", run).status == 0
     assert read(run / "result.json")["steps"] == 36
@@ -785,7 +803,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file(invoke, sabotage, run, name
     code = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
     ended = sabotage(code, "train", "--resume", "--epochs", 2, "--quiet", "--out", run)
     refused(ended, "File too large", run / name)
-    assert contents(run).keys() == before.keys()
+    assert contents(run).keys() == before.keys() - {"result.json"}
     assert contents(run)["checkpoint.npz"] == before["checkpoint.npz"]
     assert invoke("train", "--resume", "--out", run).status == 0
     assert [row["step"] for row in rows(run) if row["kind"] == "train"] == [10, 12, 20, 24, 30, 36]

@@ -151,8 +151,8 @@ class RunDirectory:
             for key, a in arrays.items():
                 group, name = key.split("/")
                 getattr(state, group)[name] = a
-        except FileNotFoundError:
-            raise
+        except (FileNotFoundError, PermissionError, MemoryError):
+            raise  # not the file's fault
         except Exception as error:  # a damaged .npz raises nearly anything
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{path} is damaged or no checkpoint ({reason}): {restore}") from None
@@ -238,12 +238,12 @@ def write_whole(path, data):
     """Write bytes to `path`: to a neighbour first, flushed to the disk, then renamed over it. A link stays one, and
     what is no file (a pipe, /dev/null) is written as it is."""
     target = os.path.realpath(path)
-    if os.path.exists(target) and not os.path.isfile(target):
-        with open(target, "wb") as file:
-            file.write(data)
-        return
     temporary = f"{target}.{secrets.token_hex(8)}.tmp"  # others, elsewhere too, may write the same picture
     try:
+        if os.path.exists(target) and not os.path.isfile(target):
+            with open(target, "wb") as file:
+                file.write(data)
+            return
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()

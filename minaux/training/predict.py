@@ -42,8 +42,10 @@ def probabilities(cfg, params, x, threads=1):
     logits = getattr(MODELS[cfg.model][0], "logits", None)
     with open_shards(1, cfg.dtype, threads) as shards:
         some = [(batches.take(x, rows), None, Draws(), lengths[rows]) for rows in parts]
-        found = [p.copy() for p in shards.run(softmax, params, some, logits=logits)]
-    return np.concatenate(found)[np.argsort(order)]
+        found = np.concatenate([p.copy() for p in shards.run(softmax, params, some, logits=logits)])
+    if not np.isfinite(found).all():
+        raise UserError(f"x holds numbers too large for the model in {cfg.dtype}: scale it as in training")
+    return found[np.argsort(order)]
 
 
 def softmax(params, x, y, draws, mask=None, logits=None):
@@ -56,6 +58,13 @@ def softmax(params, x, y, draws, mask=None, logits=None):
     return (p / p.sum(0)).T
 
 
+AS = {  # how to give what a model reads
+    "bytes": "x.astype('uint8'), 0 to 255 as in training",
+    "floats": "x.astype('float32'), scaled as in training",
+    "tokens": "x.astype('int32'), numbered as in training",
+}
+
+
 def checked(cfg, params, x):
     """x as the model reads it. Raises UserError if it cannot."""
     first = params.get("main.We", params.get("main.Wx"))  # [F, D], of tokens [F, V]
@@ -63,15 +72,18 @@ def checked(cfg, params, x):
     numbers = (("bytes",) if data["bytes"] else ("floats",)) if "bytes" in data else ("bytes", "floats")
     reads = ("tokens",) if data.get("tokens") else numbers
     if holds not in reads:
-        raise UserError(f"x holds {holds}, but the model reads {' or '.join(reads)}")
+        raise UserError(f"x holds {holds}, but the model reads {' or '.join(reads)}: give it {AS[reads[0]]}")
     if not len(x):
         raise UserError("x holds no sequence")
     tokens = holds == "tokens"
     if not tokens and not np.isfinite(x).all():
         raise UserError("x holds numbers that are not finite")
     x = list(x) if tokens else x.reshape(*x.shape[:2], -1)
-    if tokens and (largest := max(int(steps.max()) for steps in x)) >= width:
-        raise UserError(f"x has the token {largest}, but the model reads 0 to {width - 1}")
+    for steps in x if tokens else ():
+        if not (isinstance(steps, np.ndarray) and steps.ndim == 1 and steps.dtype.kind in "iu" and len(steps)):
+            raise UserError("x holds a sequence that is no array [T] of integers, or an empty one")
+        for token in steps[(steps < 0) | (steps >= width)][:1]:
+            raise UserError(f"x has the token {token}, but the model reads 0 to {width - 1}")
     if not tokens and x.shape[2] != width:
         raise UserError(f"x has {x.shape[2]} numbers a step, but the model reads {width}")
     return x

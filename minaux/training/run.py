@@ -237,6 +237,8 @@ def saved_state(run):
         done = run.epochs_of_joint_training(state.step) + (run.epoch(state.step)[1] > 0)
         raise UserError(f"--epochs: {run.cfg.epochs} is less than the {done} this run has begun; give more")
     run.directory.drop_rows(lambda row: row["step"] > state.step)
+    if state.step < run.total_steps:
+        run.directory.remove("result.json")  # one from a shorter run
     run.directory.write_json("config.json", dataclasses.asdict(run.cfg))  # --epochs may be new
     return to_device(run, state)
 

@@ -76,12 +76,36 @@ def test_what_the_model_cannot_read(invoke, tmp_path):
         (x.astype("int64"), "x holds int64, but the model reads floats"),
         ((255 * x).astype(np.uint8), "x holds bytes, but the model reads floats"),
         (x + np.nan, "not finite"),
+        (x * 1e300, "too large for the model in float32: scale it as in training"),
         (None, "neither an array"),
     ):
         with pytest.raises(UserError, match=says):
             classify(wrong)
     with pytest.raises(UserError, match="holds no run"):
         load_model(tmp_path)
+    np.savez(tmp_path / "new.npz", x=x[:, :, :1])
+    ended = invoke("predict", run, "--data-dir", tmp_path / "new.npz", "--out", tmp_path / "new.csv")
+    assert ended.status == 1 and "new.npz: x has 1 numbers a step" in ended.stderr
     np.savez(tmp_path / "new.npz", y=np.arange(3))
     ended = invoke("predict", run, "--data-dir", tmp_path / "new.npz", "--out", tmp_path / "new.csv")
     assert ended.status == 1 and "there is no array x in it" in ended.stderr and not (tmp_path / "new.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (np.array([[-1, 0, 1]]), "the token -1, but the model reads 0 to 6"),
+        ([np.array([-9999])], "the token -9999"),
+        (np.array([[0, 7]]), "the token 7"),
+        ([np.array([0.5, 1.5])], "no array .T. of integers"),
+        ([np.array([1, 2]), np.array([], int)], "or an empty one"),
+        ([[1, 2, 3]], "no array .T. of integers"),
+        (np.random.default_rng(0).random((3, 5)), "x holds floats, but the model reads tokens: give it x.astype"),
+    ],
+)
+def test_tokens_the_model_cannot_read(invoke, tmp_path, wrong, says):
+    x = np.random.default_rng(0).integers(0, 7, (20, 8))
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)
+    assert invoke(*tiny("npz", tmp_path / "x.npz", "none", tmp_path / "run")).status == 0
+    with pytest.raises(UserError, match=says):
+        load_model(tmp_path / "run")(wrong)

@@ -78,7 +78,16 @@ def setting(name, text, default=None, kind=None):
     elif name in config.WORDS:
         kind = Steps(*config.WORDS[name], number=number)
     default = field.default if default is None else default
-    return click.option(config.option(name), name, type=kind or number, help=f"{text}  [default: {default}]")
+    words = f"default: {default}{span(name)}"
+    return click.option(config.option(name), name, type=kind or number, help=f"{text}  [{words}]")
+
+
+def span(name):
+    """The values that an option takes, for its help, where a limit would surprise."""
+    low, high = config.RANGES.get(name, (0, None))
+    if high and high < 1000:
+        return f"; {low} to {high}"
+    return f"; {low} or more" if low and low > 1 else ""
 
 
 def told(error):
@@ -105,8 +114,9 @@ def one_line_errors(command):
             click.echo("\nstopped", err=True)
             sys.exit(130)
         except MemoryError as error:
+            why = f" ({error})" if str(error) else ""
             raise click.ClickException(
-                f"out of memory ({error}); free some, or train with a smaller --size, --hidden or --batch-size"
+                f"out of memory{why}: free some, or train with a smaller --hidden or --batch-size"
             ) from error
 
     return wrapped
@@ -193,6 +203,8 @@ def train(out, resume, **given):
         kind = cfg.aux if cfg.model == "lstm" else cfg.model
         default = os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
         out = default if out is None else out
+    if resume:
+        RunDirectory(out).read_config()  # before a directory is made
     with RunDirectory(out).held():
         train_in(out, resume, given)
 
@@ -404,12 +416,17 @@ def reconstruct(run, out, data_dir):
         check_out(out, "reconstruction.png")
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
-    found = reconstructions.reconstruction(set_up(*load_task(cfg), run, device="cpu"))
-    if isinstance(found, str) and out is None:
+    cfg, task = load_task(cfg)
+    if not task.tokens:
+        out = out or "reconstruction.png"
+        plots.picture_kind(out)
+    elif out and os.path.splitext(out)[1].lower() in (".png", ".pdf", ".svg"):
+        raise UserError(f"--out: {out} names a picture, but the segments are text: name a .txt file")
+    found = reconstructions.reconstruction(set_up(cfg, task, run, device="cpu"))
+    if out is None:
         click.echo(found)
         return
-    out = out or "reconstruction.png"
-    if isinstance(found, str):
+    if task.tokens:
         write_whole(out, f"{found}\n".encode())
     else:
         plots.save(found, out)
@@ -478,7 +495,7 @@ def analyse(name, out, seeds, options):
     else:
         given = train_options(options)
         try:
-            text = analyses.run_grid(name, out, given, seeds, cores(), train_run, click.echo)
+            text = analyses.run_grid(name, out, given, seeds, cores(), check_run, train_run, click.echo)
         except (KeyboardInterrupt, SystemExit):
             click.echo("\nthe analysis is not complete: the same `analyse` command goes on with it", err=True)
             raise
@@ -490,6 +507,11 @@ def train_options(words):
     """The options of `train` that the words of a command line give."""
     with train.make_context("cli.py train", list(words)) as context:
         return {k: v for k, v in context.params.items() if v is not None and k not in ("out", "resume")}
+
+
+def check_run(options):
+    """Raise UserError if the data, or the device, do not go with these options of `train`."""
+    set_up(*load_task(config.build(options, cores())), "")
 
 
 def train_run(out, options):

@@ -64,21 +64,24 @@ def runs(name, out, quarter=False, seeds=(0,)):
     return found
 
 
-def run_grid(name, out, given, seeds, cores, train, tell):
+def run_grid(name, out, given, seeds, cores, check, train, tell):
     """Run what is not finished yet of the grid `name`, in the directory `out`; returns its table, which is written
     there with the picture, or None if other processes are still at work on some runs: the last one writes it.
 
     Each run is made with so many `seeds`, from the given one on. `given` are the options of `train` for all runs;
-    train(directory, options) trains one, or goes on with it, and raises Held if another process does; tell(line)
-    hears which. Raises UserError for what cannot be before anything is run.
+    check(options) raises UserError if no such run can be; train(directory, options) trains one, or goes on with it,
+    and raises Held if another process does; tell(line) hears which. Raises UserError for what cannot be before
+    anything is run.
     """
     check_given(name, given)
     first = given.get("seed", 0)
     grid = runs(name, out, given.get("size") == 14, range(first, first + seeds))
     for _, options in grid:
         config.build(whole(given, options), cores)
-    note(out, {"analysis": name, **{k: v for k, v in given.items() if k not in ("quiet", "data_dir")}})
     todo = [run for run in grid if not finished(run[0])]
+    if todo:  # the one that asks for the most labels
+        check(whole(given, max((options for _, options in todo), key=lambda o: o.get("limit_labels", 0))))
+    note(out, {"analysis": name, **given})
     while todo:
         held = []
         for directory, options in todo:
@@ -110,6 +113,8 @@ def check_given(name, given):
             raise UserError(
                 f"{config.option(option)}: `analyse length` measures training steps without it: leave it out"
             )
+    if given.get("model", "lstm") != "lstm":
+        raise UserError("--model: the grid compares auxiliary losses, which the LSTM alone has: leave it out")
     for option in GRIDS[name][0]:
         if option in given:
             raise UserError(f"{config.option(option)} is what the grid sets: leave it out")
@@ -150,9 +155,13 @@ def write_costs(out, cases, summarise, tell):
         return None
 
 
+FREE = ("quiet", "data_dir", "threads")  # options that may differ when an analysis goes on
+
+
 def note(out, options):
     """Note in `out` what is run there. Raises UserError if it is something else's directory."""
     check_directory(out)
+    options = {name: value for name, value in options.items() if name not in FREE}
     noted = os.path.join(out, "options.json")
     if os.path.exists(os.path.join(out, "config.json")):
         raise UserError(f"{out} holds a run: choose another --out")
@@ -160,7 +169,7 @@ def note(out, options):
         was = read_json(noted)
         was = was if isinstance(was, dict) else {}
         for name in [*was, *options]:
-            if was.get(name) != options.get(name):
+            if was.get(name) != options.get(name) and name not in FREE:
                 what = f"{name} {was.get(name, 'by default')}, not {options.get(name, 'by default')}"
                 raise UserError(f"{out} is of an analysis with {what}: choose another --out")
     os.makedirs(out, exist_ok=True)

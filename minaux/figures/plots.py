@@ -154,7 +154,7 @@ def unzip(points):
 def references(axes, panel, curves, evaluated):
     """The lines that a panel's curves are to be read against, and its range."""
     lines = []  # (height, name, colour, linestyle)
-    counts = {curve.cfg.data["classes"] for curve in curves if curve.cfg.data}
+    counts = {n for curve in curves if (n := (curve.cfg.data or {}).get("classes"))}
     if panel.name == "accuracy":
         lines = [(100 / n, "chance", "dimgray", "-") for n in counts]
         top = 10 * math.ceil(max([10 * value for value in evaluated] + [height / 10 for height, *_ in lines] + [1]))

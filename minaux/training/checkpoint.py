@@ -204,6 +204,9 @@ def read_rows(run):
             rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill may cut the last one off
         if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
             raise ValueError("a row is of no kind")
+        numbers = (v for row in rows for name, v in row.items() if name not in ("kind", "phase", "split"))
+        if not all(v is None or isinstance(v, (int, float)) for v in numbers):
+            raise ValueError("a word stands for a number")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -225,7 +228,7 @@ def read_result(run):
     path = os.path.join(run, "result.json")
     try:
         result = read_json(path)
-        result["test_accuracy"] + result["test_examples"] + result["seed"]
+        sum(result[name] for name in ("test_accuracy", "test_examples", "seed", "elapsed_s"))  # they are numbers
         named = {name: result[name] for name in ("task", "model", "aux", "bptt", "complete")}
         return {**result, **named, "run": run}
     except (FileNotFoundError, NotADirectoryError):

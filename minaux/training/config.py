@@ -83,7 +83,7 @@ class Config:
     permutation: str | None = None  # of the steps: how to make it
     shards: int | None = None  # parts a batch is split into: the threads a run begins with; 1 on a GPU
     schedule_steps: dict | None = None  # {"feed": n, "lr": n}, fixed when the run starts
-    data: dict | None = None  # how many {"train", "test", "classes", "tokens"} there are when the run starts
+    data: dict | None = None  # what they were when the run began: see run.note_data
 
     def steps(self, name, T):
         """`bptt` or `aux_bptt` as a number of steps, T for "full"."""
@@ -116,7 +116,7 @@ def build(given, cores):
 
 
 LARGEST = 10**307  # for numbers without a bound of their own: what a float can hold
-# The smallest and largest value of each number; cli.py shows them.
+# The smallest and largest value of each number; the help shows those that do not go without saying.
 RANGES = {
     "bptt": (0, None),
     "aux_bptt": (0, None),
@@ -177,6 +177,10 @@ def check(config):
                 raise UserError(f"{option(name)}: {value} is out of range, it must be {span}")
         elif name in RANGES and value is not None and value not in WORDS.get(name, ()):
             raise UserError(f"{option(name)}: {value!r} is neither a number nor a word it knows")
+    for name in ("train", "test", "classes", "tokens"):
+        n = (config.data or {}).get(name)
+        if n is not None and not (type(n) is int and n >= 0):
+            raise UserError(f"data: {name} is {n!r}, no count")
     if config.lr == 0:
         raise UserError("--lr: 0 would train nothing, it must be above 0")
     if config.dropconnect == 1:

@@ -200,6 +200,7 @@ def with_labels(cfg, y, train_rows):
     if cfg.limit_labels > len(rows):
         raise UserError(
             f"--limit-labels: {cfg.limit_labels} is more than the {len(rows)} training sequences that have a label"
+            "; ask for fewer, raise --limit-train, or lower --valid"
         )
     nth = np.empty(len(rows), int)  # in its class
     for k in np.unique(y[rows]):

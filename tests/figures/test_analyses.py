@@ -105,7 +105,26 @@ def test_a_bad_option_of_train_is_told_as_there(invoke, tmp_path):
         ended = invoke("analyse", "anchors", "--out", out, *bad)
         assert ended.status != 0 and word in ended.stderr and not out.exists()
     ended = invoke("analyse", "curves", "--out", out, "--task", "mnist", "--model", "irnn")
-    assert ended.status == 1 and "has no auxiliary loss" in ended.stderr and not out.exists()
+    assert ended.status == 1 and "--model: the grid compares" in ended.stderr and not out.exists()
+
+
+def test_more_labels_than_there_are_is_told_before_anything_runs(invoke, tmp_path, monkeypatch):
+    grid = [{"aux": "none", "limit_labels": n, "epochs": 1} for n in (20, 10_000, 40)]
+    monkeypatch.setitem(analyses.GRIDS, "labels", grid)
+    out = tmp_path / "grid"
+    ended = invoke("analyse", "labels", "--out", out, *options("--epochs 1"))
+    assert ended.status == 1 and "--limit-labels: 10000 is more than the" in ended.stderr
+    assert "raise --limit-train" in ended.stderr and not out.exists()
+
+
+def test_an_analysis_goes_on_with_other_threads(invoke, tmp_path):
+    out, command = tmp_path / "grid", ["analyse", "curves", "--out", tmp_path / "grid", *options("--threads 1")]
+    assert invoke(*command, "--threads", 1).status == 0
+    (out / "aux-p" / "result.json").unlink()
+    noted = json.loads((out / "options.json").read_text())
+    (out / "options.json").write_text(json.dumps({**noted, "threads": 1}))  # as it was noted once
+    ended = invoke(*command, "--threads", 2)
+    assert ended.status == 0 and ended.stdout.count("run 3 of 3") == 1, ended.stderr
 
 
 def drawn(monkeypatch, name, accuracies, **options):

@@ -1,5 +1,6 @@
 """`plot`, from what runs leave behind."""
 
+import json
 import os
 import shutil
 
@@ -214,12 +215,22 @@ def test_the_command_writes_a_picture(invoke, runs, tmp_path):
     assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
+def edit(run, **changes):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, **changes}))
+
+
 DAMAGES = [
     (lambda run: (run / "metrics.jsonl").unlink(), "is no run"),
     (lambda run: (run / "metrics.jsonl").write_text("{\n"), "is damaged"),
     (lambda run: (run / "metrics.jsonl").write_text("[1]\n"), "is damaged"),
     (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff"), "is damaged"),
     (lambda run: (run / "config.json").write_text("{"), "is damaged"),
+    (
+        lambda run: (run / "metrics.jsonl").write_text(json.dumps({**rows()[0], "loss_supervised": "0.3"}) + "\n"),
+        "word",
+    ),
+    (lambda run: edit(run, data={"train": "54", "classes": 3}), "train is '54', no count"),
     (lambda run: (run / "config.json").unlink(), "is missing"),
     (lambda run: (shutil.rmtree(run), run.write_text("a picture beside the runs")), "is missing"),
 ]
@@ -231,6 +242,12 @@ def test_what_is_no_run_is_left_out(invoke, runs, tmp_path, damage, word):
     ended = invoke("plot", *runs, "--out", tmp_path / "a.png")
     assert ended.status == 0 and (tmp_path / "a.png").exists()
     assert ended.stderr.startswith("left out: ") and ended.stderr.count("\n") == 1 and word in ended.stderr
+
+
+@pytest.mark.parametrize("data", [None, {"train": 54}, {"train": 54, "classes": 0}])
+def test_without_the_number_of_classes_no_chance_is_drawn(invoke, runs, tmp_path, data):
+    edit(runs[0], data=data)
+    assert invoke("plot", runs[0], "--out", tmp_path / "a.png").status == 0
 
 
 @pytest.mark.parametrize("damage, word", DAMAGES)

@@ -135,7 +135,7 @@ def test_reconstruct_draws_pictures(invoke, tmp_path):
         assert shown.width > shown.height > 400
 
 
-def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path):
+def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path, monkeypatch):
     r = np.random.default_rng(0)
     np.savez(tmp_path / "numbers.npz", x=r.random((40, 12, 2)), y=np.arange(40) % 2)
     np.savez(tmp_path / "text.npz", x=r.integers(97, 123, (40, 12)), y=np.arange(40) % 2)
@@ -146,6 +146,13 @@ def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path):
     printed = invoke("reconstruct", tmp_path / "text").stdout
     assert invoke("reconstruct", tmp_path / "text", "--out", tmp_path / "a.txt").status == 0
     assert (tmp_path / "a.txt").read_text() == printed
+    monkeypatch.setattr(reconstructions, "reconstruction", None)  # what cannot be written is not computed
+    for name, out, says in (
+        ("text", "a.svg", "the segments are text: name a .txt file"),
+        ("numbers", "a.txt", ".txt is no kind of picture"),
+    ):
+        ended = invoke("reconstruct", tmp_path / name, "--out", tmp_path / out)
+        assert ended.status == 1 and says in ended.stderr
     lines = printed.splitlines()
     assert lines[0].startswith("text: weights of step")
     assert [sum(f"{kind}, anchor" in line for line in lines) for kind in "rp"] == [2, 2]  # of four each

@@ -36,7 +36,7 @@ from .ops import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
-from .windows import cut
+from .windows import consecutive, cut
 
 
 class Window(NamedTuple):
@@ -90,7 +90,7 @@ def run_on_the_truth(x, layer1, layer2, params, head):
     _, _, bottom = lstm_forward(x, *layer1)
     _, _, top = lstm_forward(bottom.h[1:], *layer2)
     answers = []
-    for t0, t1 in cut(len(x), 0 if on_gpu(x) else together(x.shape[-1])):
+    for t0, t1 in consecutive(len(x), 0 if on_gpu(x) else together(x.shape[-1])):
         answers.append((t0, t1, *mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, head)))
     return bottom, top, answers
 
@@ -101,7 +101,7 @@ def run_on_own_outputs(x, truth, own, layer1, layer2, params, head):
     bottom = lstm_begin(len(x), *layer1, tokens=x.ndim == 2)
     top = lstm_begin(len(x), *layer2)
     answers = []
-    for t0, t1 in cut(len(x), together(x.shape[-1])):
+    for t0, t1 in consecutive(len(x), together(x.shape[-1])):
         one_step = []
         for t in range(t0, t1):
             h = lstm_step(t, xp.where(truth[t], x[t], own), bottom)

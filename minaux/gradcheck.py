@@ -349,13 +349,13 @@ def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_s
         nonlocal loss
         w = window_forward(params, name, inputs, targets, state, scale)
         loss += aux_weight * w.loss
-        kinks.extend(relu > 0 for _, _, inputs, _ in w.heads for relu in inputs[1:])
+        kinks.extend(relu > 0 for _, _, mlp, _ in w.heads for relu in mlp[1:])
 
     if y is not None:  # the supervised loss: the last K steps are live
         last = h[T] if K == 0 else main(T - K, T)[0][-1]
-        logits, inputs = mlp_forward(last, params, "classifier", draws.masks)
+        logits, mlp = mlp_forward(last, params, "classifier", draws.masks)
         loss += softmax_cross_entropy_forward(logits, y, 1 / batch_size)[0]
-        kinks.extend(relu > 0 for relu in inputs[1:])
+        kinks.extend(relu > 0 for relu in mlp[1:])
     for n, a in enumerate(draws.r_anchors):
         scale = 1 / (batch_size * (L - 1) * channels * len(draws.r_anchors))
         targets = x[a - L + 1 : a]

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from .arrays import array_module, on_gpu
 from .gpu import kernels
 from .ops import embedding_backward, embedding_forward
-from .windows import cut
+from .windows import consecutive
 
 
 class LSTMCache(NamedTuple):
@@ -161,25 +161,25 @@ def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
     return found
 
 
-def lstm_backward_of_each(losses, cache, inputs=True):
+def lstm_backward_of_each(losses, cache, need_dx=True):
     """The same for several losses, a (dh, dh_last, dc_last, dweights) each: a list of what `lstm_backward` returns.
 
     They go side by side, as columns: the slopes of the gates are taken once, and a step's product serves all.
-    `inputs` False: nobody needs dx, it is None.
+    `need_dx` False: nobody needs dx, it is None.
     """
     if not isinstance(cache, LSTMCache):
         return [kernels.lstm_backward(*loss[:3], cache, loss[3]) for loss in losses]
     s, c, gates, W, tokens, mask = cache.s, cache.c, cache.gates, cache.W, cache.tokens, cache.mask
     xp, S, k, (H, N) = array_module(s), len(gates), len(losses), c.shape[1:]
     dhs, dh_last, dc_last, dweights = zip(*losses)
-    inputs = inputs and tokens is None
-    dx = xp.empty((S, W.shape[1] - H - 1, k * N), s.dtype) if inputs else None
+    need_dx = need_dx and tokens is None
+    dx = xp.empty((S, W.shape[1] - H - 1, k * N), s.dtype) if need_dx else None
     dh_t, dc_t = (
         xp.concatenate([xp.zeros_like(c[0]) if a is None else a for a in d], 1) for d in (dh_last, dc_last)
     )
     dW = [rows_oifg(cache, some) for some in dweights]  # k times [4H, H+1+D]: of Wh | b | Wx
     WhT = xp.ascontiguousarray(W[:, :H].T)
-    for t0, t1 in reversed(cut(S, together(N))):
+    for t0, t1 in reversed(consecutive(S, together(N))):
         dc_dh, dz = (side(a, k) for a in slopes(cache, t0, t1))  # [t1-t0, H or 4H, k N]
         f = side(gates[t0:t1, 2 * H : 3 * H], k)  # [t1-t0, H, k N]
         for t in reversed(range(t1 - t0)):
@@ -197,7 +197,7 @@ def lstm_backward_of_each(losses, cache, inputs=True):
             xp.matmul(WhT, dz[t], out=dh_t)  # z[t] = W s[t], s[t] = [h[t-1]; 1; x[t]]
         # No step waits for dW and dx: several steps in one product.
         s_n = side_by_side(s[t0:t1])
-        if inputs:
+        if need_dx:
             dx[t0:t1] = one_by_one(W[:, H + 1 :].T @ side_by_side(dz), k * N)
         if tokens is not None:  # a token's x is one-hot
             onehot = side_by_side(tokens[t0:t1]) == xp.arange(cache.Wx_half.shape[1])[:, None]
@@ -207,7 +207,7 @@ def lstm_backward_of_each(losses, cache, inputs=True):
     found = []
     for n in range(k):
         columns, dW_n = slice(n * N, (n + 1) * N), xp.roll(dW[n], -H, axis=0)  # rows i, f, g, o again
-        dx_n = dx[:, :, columns] if inputs else None
+        dx_n = dx[:, :, columns] if need_dx else None
         found.append((dx_n, dh_t[:, columns], dc_t[:, columns], dW_n[:, H + 1 :], dW_n[:, :H], dW_n[:, H : H + 1]))
     return found
 

@@ -115,13 +115,13 @@ def sweep(main, sweeps):
     states = [(s.dh_last, s.dc_last, None) for s in sweeps]  # dh, dc, (dWx, dWh, db) so far
     for t1, t0 in zip(boundaries, boundaries[1:]):
         active = [n for n, s in enumerate(sweeps) if s.span[0] <= t0 and t1 <= s.span[1]]
-        for part in reversed(windows.cut(t1 - t0, main.every)) if active else ():
+        for part in reversed(windows.consecutive(t1 - t0, main.every)) if active else ():
             start, end = t0 + part[0], t0 + part[1]
             losses = []
             for n in active:
                 dh = sweeps[n].dh[start - begins[n] : end - begins[n]] if start >= begins[n] else None
                 losses.append((dh, *states[n]))
-            found = lstm_backward_of_each(losses, main.steps(start, end), inputs=False)
+            found = lstm_backward_of_each(losses, main.steps(start, end), need_dx=False)
             for n, (_, dh, dc, *dweights) in zip(active, found):
                 states[n] = dh, dc, dweights
     for s, (_, _, dweights) in zip(sweeps, states):
@@ -167,7 +167,7 @@ def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
         h, c = lstm_advance(x[t:t0], h, c, *weights, between(mask, t, t0))
         if t1 > t0 and every:
             again = Again(x[t0:t1], between(mask, t0, t1), weights, every, [(h, c)])
-            for s0, s1 in windows.cut(t1 - t0, every):
+            for s0, s1 in windows.consecutive(t1 - t0, every):
                 h, c = lstm_advance(again.x[s0:s1], h, c, *weights, between(again.mask, s0, s1))
                 again.states.append((h.copy(), c.copy()))  # they are views of larger arrays
             parts.append((t0, t1, again.steps))

@@ -25,11 +25,16 @@ def draw_anchors(rng, kind, n, T, L, shortest=None):
     return [int(a) for a in rng.integers(first, last + 1, size=n)]
 
 
+def consecutive(length, n):
+    """`length` steps, n at a time (all at once if n is 0)."""
+    n = n or length or 1
+    return [(t0, min(t0 + n, length)) for t0 in range(0, length, n)]
+
+
 def cut(length, K):
-    """`length` steps in consecutive windows of K (one window if K is 0): the state is carried from each to
-    the next, the gradient is not."""
-    K = K or length or 1
-    return [(t0, min(t0 + K, length)) for t0 in range(0, length, K)]
+    """The windows of an auxiliary head, K consecutive steps each (one window if K is 0): the state is carried from
+    each to the next, the gradient is not."""
+    return consecutive(length, K)
 
 
 def supervised_span(T, K):

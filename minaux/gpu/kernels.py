@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import array_module
-from ..windows import cut
+from ..windows import consecutive
 
 CHUNK = 400  # steps whose input parts, and gradients dz, are there at a time: 105 MB each for 128 sequences
 THREADS, SHARED = 256, 2 * 8 * 256 * 16  # of lstm_forward and lstm_backward: threads, bytes a block
@@ -94,7 +94,7 @@ def run(x, hs, cs, gates, Wx, Wh, b, mask):
     if x.ndim == 2:
         WxT = xp.ascontiguousarray(WxT)
     windows = whole_windows(hs) and len(x) > 1  # the kernel would load all of Wh for one step
-    for t0, t1 in cut(len(x), CHUNK):
+    for t0, t1 in consecutive(len(x), CHUNK):
         zx = WxT[x[t0:t1]] if x.ndim == 2 else (x[t0:t1].reshape(-1, x.shape[2]) @ WxT).reshape(-1, N, 4 * H)
         step = t1 - t0 if windows else 1
         for t in range(t0, t1, step):
@@ -141,7 +141,7 @@ def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     xp = array_module(h0)
     hs, cs = h0.T.copy()[None], c0.T.copy()[None]
     Wh, b, mask = (a if a is None else xp.ascontiguousarray(a) for a in (Wh, b, mask))
-    for t0, t1 in cut(len(x), CHUNK):
+    for t0, t1 in consecutive(len(x), CHUNK):
         run(by_sequence(x[t0:t1]), hs, cs, None, Wx, Wh, b, mask if mask is None else mask[t0:t1])
     return hs[0].T, cs[0].T
 
@@ -154,7 +154,7 @@ def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
     WhT = xp.ascontiguousarray(Wh.T)
     dx = None if tokens else xp.empty_like(x)
     dWx, dWh, db = dweights or (xp.zeros_like(Wx), xp.zeros_like(Wh), xp.zeros((4 * H, 1), Wh.dtype))
-    for t0, t1 in reversed(cut(S, CHUNK)):
+    for t0, t1 in reversed(consecutive(S, CHUNK)):
         dz = xp.empty((t1 - t0, N, 4 * H), hs.dtype)
         step = t1 - t0 if whole_windows(hs) else 1
         for t in reversed(range(t0, t1, step)):

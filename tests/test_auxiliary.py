@@ -1,4 +1,4 @@
-"""What r and p read and answer, on the paper's example; scheduled sampling; the baselines."""
+"""What r and p read and answer, on the paper's example; scheduled sampling; the rivals."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from minaux.auxiliary import predict, reconstruct, window_forward
 from minaux.gradcheck import run_main
 from minaux.lstm import layer_weights, lstm_forward
 from minaux.model import Draws, draw, loss_and_grads
-from minaux.training.evaluation import baselines, evaluate
+from minaux.training.evaluation import evaluate, rivals
 from tests.strategies import random_batch, random_model, seeds
 
 A, B, C, D, E, F, G, H, I = range(9)
@@ -147,7 +147,7 @@ def test_baselines_by_hand():
     x = np.array([0.0, 1.0, 0.5, 0.0])[:, None, None]
     mean = np.array([0.0, 0.5, 0.5, 0.4])[:, None]
     scale = 1 / 2
-    losses = baselines(x, 1, 2, mean, scale)
+    losses = rivals(x, 1, 2, mean, scale)
     assert losses["copy"] == pytest.approx((1.0**2 + 0.5**2) / 2)
     assert losses["position_mean"] == pytest.approx((0.5**2 + 0) / 2)
     assert losses["constant"] == pytest.approx((0.65**2 + 0.15**2) / 2)

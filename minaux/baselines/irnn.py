@@ -10,8 +10,8 @@ import numpy as np
 
 from ..arrays import array_module
 from ..initial import linear, mlp_shapes, stream
-from ..model import Result
-from ..ops import mlp_backward, mlp_forward, softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from ..model import Result, between, classify
+from ..ops import mlp_forward
 from ..windows import supervised_span
 
 
@@ -95,14 +95,11 @@ def loss_and_grads(params, x, y, draws, K, aux_K=0, aux_weight=1.0, batch_size=N
     """As `model.loss_and_grads`, of the supervised loss alone: truncated at K, the state before step T-K is a
     constant; at K = 0 the classifier alone is trained."""
     xp, t0 = array_module(x), supervised_span(len(x), K)[0]
-    before, after = (None, None) if mask is None else (mask[:t0], mask[t0:])
     zeros = xp.zeros((len(params["main.Wh"]), x.shape[-1]), params["main.Wh"].dtype)
-    h = irnn_advance(x[:t0], zeros, *weights(params), before)
-    hs = irnn_forward(x[t0:], h, *weights(params), after)
+    h = irnn_advance(x[:t0], zeros, *weights(params), between(mask, 0, t0))
+    hs = irnn_forward(x[t0:], h, *weights(params), between(mask, t0, len(x)))
     grads = {name: xp.zeros_like(w) for name, w in params.items()}
-    scores, classifier = mlp_forward(hs[-1], params, "classifier", draws.masks)
-    loss, cache = softmax_cross_entropy_forward(scores, y, 1 / (batch_size or x.shape[-1]))
-    dh = mlp_backward(softmax_cross_entropy_backward(cache), classifier, params, grads, "classifier", draws.masks)
+    loss, dh = classify(params, hs[-1], y, draws.masks, 1 / (batch_size or x.shape[-1]), grads)
     if K > 0:
         *dweights, _ = irnn_backward(dh, x[t0:], hs, params["main.Wx"], params["main.Wh"])
         grads["main.Wx"], grads["main.Wh"], grads["main.b"] = dweights

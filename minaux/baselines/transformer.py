@@ -29,15 +29,8 @@ import numpy as np
 
 from ..arrays import array_module, on_gpu
 from ..initial import linear, mlp_shapes, stream
-from ..model import Result
-from ..ops import (
-    mlp_backward,
-    mlp_forward,
-    relu_backward,
-    relu_forward,
-    softmax_cross_entropy_backward,
-    softmax_cross_entropy_forward,
-)
+from ..model import Result, classify
+from ..ops import mlp_forward, relu_backward, relu_forward
 
 LAYERS, HEADS = 2, 4
 EPSILON = 1e-5  # of the norms
@@ -144,7 +137,7 @@ def attention_forward(q, k, v, hide):
     keys, values = columns(k), columns(v, 1)
     no_overflow = not on_gpu(q) and longest(q) * longest(k) < 60  # |q k'| ≤ |q| |k|; a GPU need not wait for it
     for n, t in blocks(q):
-        p = scores(q[n, :, t], keys[n], None if hide is None else hide[n])
+        p = products(q[n, :, t], keys[n], None if hide is None else hide[n])
         top = 0 if no_overflow else p.max(-1, keepdims=True)
         if not no_overflow:
             p -= top  # so that exp cannot overflow
@@ -173,7 +166,7 @@ def longest(a):
     return math.sqrt((a * a).sum(-1).max())
 
 
-def scores(q, keys, hide):
+def products(q, keys, hide):
     """q k' `[n, heads, t, T]` of q `[n, heads, t, d]` and keys `[n, heads, d, T]`, -∞ where keys are hidden."""
     s = q @ keys
     if hide is not None:
@@ -190,7 +183,7 @@ def attention_backward(dout, q, k, v, hide, out, logsum):
     dq, dk, dv = xp.empty_like(q), xp.zeros_like(keys[:, :, :d]), xp.zeros_like(values[:, :, :d])
     for n, t in blocks(q):
         q_t, dout_t = queries[n, ..., t], douts[n, ..., t]  # [n, heads, d+1, t]
-        p = scores(q_t.swapaxes(2, 3), keys[n], None if hide is None else hide[n])
+        p = products(q_t.swapaxes(2, 3), keys[n], None if hide is None else hide[n])
         xp.exp(p, out=p)  # p = exp(s - logsum)
         dv[n] += dout_t[:, :, :d] @ p  # out = p v
         ds = dout_t.swapaxes(2, 3) @ values[n]  # dp - mean
@@ -314,10 +307,8 @@ def loss_and_grads(params, x, y, draws, K, aux_K=0, aux_weight=1.0, batch_size=N
     """
     xp = array_module(x)
     m, encoder = encoder_forward(params, x, mask)
-    scores, classifier = mlp_forward(m.T, params, "classifier", draws.masks)
-    loss, cache = softmax_cross_entropy_forward(scores, y, 1 / (batch_size or x.shape[-1]))
     grads = {name: xp.zeros_like(w) for name, w in params.items()}
-    dm = mlp_backward(softmax_cross_entropy_backward(cache), classifier, params, grads, "classifier", draws.masks)
+    loss, dm = classify(params, m.T, y, draws.masks, 1 / (batch_size or x.shape[-1]), grads)
     encoder_backward(dm.T, encoder, params, grads)
     dWh = {"supervised": grads["layer0.Wv"], "auxiliary": xp.zeros_like(grads["layer0.Wv"])}
     return Result({"supervised": loss, "r": 0.0, "p": 0.0}, grads, dWh, [])

@@ -4,7 +4,7 @@ import os
 
 from ..training.checkpoint import read_result
 from . import plots
-from .analyses import note
+from .analyses import finished, note
 from .names import LSTMS
 
 # MNIST at 14x14, 196 steps, the labels' gradient cut after 3 of them (results/trials/notes.md, 9).
@@ -34,7 +34,7 @@ def demo(out, seed, train, reconstruct, tell):
     note(out, {"analysis": "demo", "seed": seed})
     found = runs(out, seed)
     for n, (directory, options) in enumerate(found):
-        if not os.path.exists(os.path.join(directory, "result.json")):
+        if not finished(directory):
             tell(f"\n{n + 1} of {len(found)}: {LSTMS[options['aux']]}")
             train(directory, options)
     tell("\nMNIST at 14x14, 10,000 images, 3 epochs with labels each; their gradient goes back 3 of 196 steps:")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ..training.checkpoint import read_result, read_rows
 from . import plots
 from .names import LSTMS
-from .plots import COLORS, LINES, MARKERS
+from .plots import COLORS, LINES
 
 AUX = tuple(LSTMS)
 
@@ -237,7 +237,7 @@ def draw_costs(seconds, memory, rows):
 
 
 def style(n):
-    return {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "marker": MARKERS[n % 4], "markersize": 5}
+    return {**plots.look(n), "markersize": 5}
 
 
 def one_panel(xlabel):

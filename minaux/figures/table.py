@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 
-from ..training import config, paper
+from ..training import config, paper, report
 from ..training.checkpoint import read_result
 from .names import printable, readable, short_names
 
@@ -14,7 +14,6 @@ HEADS = "run", "task", "model", "truncation", "other settings", "accuracy, %", "
 COLUMNS = ("task", "size", "max_length", "limit_train", "limit_labels", "model", "aux", "bptt", "aux_bptt", "seed")
 NO_MATTER = ("device", "threads", "budget", "checkpoint_every", "preset")
 AUXILIARY = ("aux_length", "anchors", "aux_weight", "pretrain_epochs", "feed_start", "feed_end")
-MODELS = {"lstm": "LSTM", "irnn": "iRNN", "urnn": "uRNN", "transformer": "Transformer"}
 
 
 def table(runs, tell=None):
@@ -89,12 +88,10 @@ def what(cfg):
         task += f", {n:,} sequences"
     if cfg.limit_labels:
         task += f", {cfg.limit_labels:,} labels"
-    model = MODELS.get(cfg.model, cfg.model)
-    model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
     cut = "–" if cfg.model == "transformer" else str(cfg.bptt)
     if cfg.aux != "none" and cfg.aux_bptt != cfg.bptt:
         cut += f" ({cfg.aux}: {cfg.aux_bptt})"
-    return task, model, cut
+    return task, report.model_name(cfg), cut
 
 
 def named(names):

@@ -23,7 +23,7 @@ BLOCK = 64  # sequences a process tests at a time: from there on a column takes 
 
 def evaluate(params, x, y, draws, mean=None, mask=None, logits=None):
     """Sums over the N sequences, without dropout or gradients: "correct", "loss_supervised", and the
-    auxiliary report: each head's loss, its `baselines` on the same targets (given their `mean`), and for
+    auxiliary report: each head's loss, its `rivals` on the same targets (given their `mean`), and for
     r "r_swap_gap", by how much the loss from another sequence's state (the neighbour's) is larger, summed
     over "r_pairs" sequences: all, or none where N = 1. The decoder reads the truth at its first step, then its own
     outputs.
@@ -51,14 +51,14 @@ def evaluate(params, x, y, draws, mean=None, mask=None, logits=None):
             add("r_swap_gap", reconstruct(params, x, a, L, WINDOW, *other, scale, truth).loss - loss)
             sums["r_pairs"] = N
         if mean is not None:
-            for name, loss in baselines(x, a - L + 1, a - 1, mean, scale).items():
+            for name, loss in rivals(x, a - L + 1, a - 1, mean, scale).items():
                 add(f"r_{name}", loss)
     for a in draws.p_anchors:
         scale = 1 / (L * channels * len(draws.p_anchors))
         h = main.steps(a, a + L).h[1:]  # [L, H, N]
         add("p_loss", sum(loss for _, _, loss, _, _ in predict(params, x, a, L, WINDOW, h, scale)))
         if mean is not None:
-            for name, loss in baselines(x, a + 1, a + L, mean, scale).items():
+            for name, loss in rivals(x, a + 1, a + L, mean, scale).items():
                 add(f"p_{name}", loss)
     return sums
 
@@ -99,12 +99,12 @@ def outputs(params, x, y, draws, mean, mask=None):
 
 
 def guess(x, first, last, mean, scale):
-    """(name, answers, loss) of the best of the `baselines` that sees nothing of a sequence: the mean of each
+    """(name, answers, loss) of the best of the `rivals` that sees nothing of a sequence: the mean of each
     position, of tokens the most frequent one."""
     xp, steps, N = array_module(x), last + 1 - first, x.shape[-1]
     name = "constant" if x.ndim == 2 else "position_mean"
     rows = xp.tile(mean, (steps, 1)) if x.ndim == 2 else mean[first : last + 1]
-    loss = baselines(x, first, last, mean, scale)[name]
+    loss = rivals(x, first, last, mean, scale)[name]
     return name.replace("_", " "), xp.repeat(rows[:, :, None], N, axis=2), loss
 
 
@@ -115,8 +115,8 @@ def own_only(x, L):
     return truth
 
 
-def baselines(x, first, last, mean, scale):
-    """The losses, on the targets x[first] ... x[last], of predictors with no memory. An auxiliary loss that is
+def rivals(x, first, last, mean, scale):
+    """The losses, on the targets x[first] ... x[last], of rivals without memory. An auxiliary loss that is
     not below them shows no memory.
 
     Pixels `[_, D, N]`: a constant (each channel's mean), the per-position mean (`mean [T, D]`), and copying the

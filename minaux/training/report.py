@@ -14,18 +14,24 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+NAMES = {"lstm": "LSTM", "irnn": "iRNN", "urnn": "uRNN", "transformer": "Transformer"}
+
+
+def model_name(cfg):
+    """As people write it: "r-LSTM"."""
+    return NAMES[cfg.model] if cfg.aux == "none" else f"{cfg.aux}-{NAMES[cfg.model]}"
+
+
 def introduction(run, state):
     """What will be trained."""
     cfg = run.cfg
-    model = {"lstm": "LSTM", "irnn": "iRNN", "urnn": "uRNN", "transformer": "Transformer"}[cfg.model]
-    model = model if cfg.aux == "none" else f"{cfg.aux}-{model}"
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step
     shortest = min(run.lengths)
     n = len(run.labelled.all_rows)
     training = f"{len(run.train_rows):,} training" + (f" ({n:,} with labels)" if n < len(run.train_rows) else "")
     lines = [
-        f"{model} on {cfg.task}: {run.parameters:,} parameters, "
+        f"{model_name(cfg)} on {cfg.task}: {run.parameters:,} parameters, "
         f"{run.T if shortest == run.T else f'{shortest} to {run.T}'} steps a sequence",
         f"{training}, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
     ]

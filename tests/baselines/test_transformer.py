@@ -148,8 +148,8 @@ def test_blocks_change_nothing(block, monkeypatch):
     params, x, y, draws, mask = problem(2, 13, 2, 8, 5, padded=True)
     expected = transformer.loss_and_grads(params, x, y, draws, 13, mask=mask)
     sizes = []
-    make = transformer.scores
-    monkeypatch.setattr(transformer, "scores", lambda *args: sizes.append(make(*args).size) or make(*args))
+    make = transformer.products
+    monkeypatch.setattr(transformer, "products", lambda *args: sizes.append(make(*args).size) or make(*args))
     monkeypatch.setattr(transformer, "CPU_BLOCK", block)
     found = transformer.loss_and_grads(params, x, y, draws, 13, mask=mask)
     assert found.losses["supervised"] == pytest.approx(expected.losses["supervised"], rel=1e-13)
@@ -163,8 +163,8 @@ def test_float32_stays_float32_and_is_near(monkeypatch):
     expected = transformer.loss_and_grads(params, x, y, draws, 12, mask=mask)
     narrow = {name: w.astype("f4") for name, w in params.items()}
     draws = draws._replace(masks={name: w.astype("f4") for name, w in draws.masks.items()})
-    dtypes, make = [], transformer.scores
-    monkeypatch.setattr(transformer, "scores", lambda *args: dtypes.append(make(*args).dtype.name) or make(*args))
+    dtypes, make = [], transformer.products
+    monkeypatch.setattr(transformer, "products", lambda *args: dtypes.append(make(*args).dtype.name) or make(*args))
     found = transformer.loss_and_grads(narrow, x.astype("f4"), y, draws, 12, mask=mask.astype("f4"))
     assert set(dtypes) == {"float32"}
     assert {g.dtype.name for g in found.grads.values()} == {"float32"}

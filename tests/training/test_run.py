@@ -248,7 +248,7 @@ def test_inputs_are_scaled_to_one_and_columns_are_sequences(tmp_path):
     assert (np.concatenate([part[1] for part in seen]) == y).all()
 
 
-def test_the_mean_of_the_baselines_is_the_training_sets(tmp_path):
+def test_the_mean_of_the_rivals_is_the_training_sets(tmp_path):
     run = set_up(options(), toy(n=50), tmp_path)
     np.testing.assert_allclose(run.mean, run.task.x_train[run.train_rows].mean(0) / 255, rtol=1e-6)
 

@@ -170,7 +170,9 @@ SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; do
 @setting("lr", "Learning rate of RMSProp.", LR)
 @setting("lr_schedule", "Over all steps of the run, cosine to 0.", f"cosine; constant {PAPER}")
 @setting("clip", "Largest global norm of the gradient; 0 leaves it as it is.")
-@setting("dropconnect", "Probability to drop a weight of the classifier's hidden layers.", f"0; 0.5 {PAPER}")
+@setting(
+    "dropconnect", "Probability, below 1, to drop a weight of the classifier's hidden layers.", f"0; 0.5 {PAPER}"
+)
 @setting("seed", "Of everything random but the validation split.")
 @setting("device", "Where to compute; auto takes a GPU if CuPy finds one.")
 @setting("dtype", "Floating point numbers.")
@@ -420,8 +422,8 @@ def reconstruct(run, out, data_dir):
     if not task.tokens:
         out = out or "reconstruction.png"
         plots.picture_kind(out)
-    elif out and os.path.splitext(out)[1].lower() in (".png", ".pdf", ".svg"):
-        raise UserError(f"--out: {out} names a picture, but the segments are text: name a .txt file")
+    elif out and os.path.splitext(out)[1].lower() not in ("", ".txt"):
+        raise UserError(f"--out: the segments are text, and {out} does not end in .txt")
     found = reconstructions.reconstruction(set_up(cfg, task, run, device="cpu"))
     if out is None:
         click.echo(found)
@@ -474,11 +476,11 @@ def export(run, out):
 def analyse(name, out, seeds, options):
     """Run one of the paper's analyses: a grid of runs that ends with a table and a picture.
 
-    The same command goes on where an earlier one stopped. Started several times, on one machine or on several that
-    share the directory, it divides the runs, and whoever ends last writes the table. Further options are those of
-    `train`, for all runs of the grid: --task above all, --epochs, --limit-train. With --size 14 the grid's lengths
-    are a quarter of the usual. `cost` takes none. A run counts as done when --budget is spent. With more --seeds
-    the same command makes the runs that are missing.
+    The same command goes on where an earlier one stopped, with other --threads if you like. Started several times,
+    on one machine or on several that share the directory, it divides the runs, and whoever ends last writes the
+    table. Further options are those of `train`, for all runs of the grid: --task above all, --epochs,
+    --limit-train. With --size 14 the grid's lengths are a quarter of the usual. `cost` takes none. A run counts as
+    done when --budget is spent. With more --seeds the same command makes the runs that are missing.
 
     \b
     truncation   accuracy of none, r and p against the truncation, down to 1 and 0

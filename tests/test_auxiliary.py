@@ -143,7 +143,7 @@ def test_p_reads_states_and_its_layers_are_the_lstm():
     np.testing.assert_allclose(ys[-1][-1], params["p.head.W3"] @ relu + params["p.head.b3"], rtol=1e-12)
 
 
-def test_baselines_by_hand():
+def test_rivals_by_hand():
     x = np.array([0.0, 1.0, 0.5, 0.0])[:, None, None]
     mean = np.array([0.0, 0.5, 0.5, 0.4])[:, None]
     scale = 1 / 2
@@ -153,7 +153,7 @@ def test_baselines_by_hand():
     assert losses["constant"] == pytest.approx((0.65**2 + 0.15**2) / 2)
 
 
-def test_evaluation_reports_own_feeding_the_neighbours_state_and_baselines_on_the_same_segments():
+def test_evaluation_reports_own_feeding_the_neighbours_state_and_rivals_on_the_same_segments():
     r = np.random.default_rng(5)
     params = random_model(r, "rp", D=1, H=3)
     x, y = random_batch(r, 12, 1, 4)

@@ -279,6 +279,17 @@ def test_a_kill_before_the_first_checkpoint_of_a_longer_run_leaves_no_result(run
     assert read(run / "config.json")["epochs"] == 2 and not (run / "result.json").exists()
 
 
+def test_a_new_run_where_weights_are_missing_takes_the_old_result_away(run, sabotage):
+    (run / "checkpoint.npz").unlink()
+    sabotage("at_call(1, os, 'replace', kill, after=True)", "train", *SMALL, "--seed", 3, "--out", run)
+    assert read(run / "config.json")["seed"] == 3 and not (run / "result.json").exists()
+
+
+def test_resume_keeps_the_result_of_as_many_epochs(run, sabotage):
+    sabotage("at_call(1, evaluation, 'test', kill)", "train", "--resume", "--out", run)
+    assert read(run / "result.json")["complete"]
+
+
 def test_resume_may_repeat_the_options(invoke, run, finished):
     assert invoke("train", "--resume", *SMALL, "--quiet", "--budget", "1h", "--out", run).status == 0
     assert_same_arrays(run, finished)
@@ -374,7 +385,7 @@ def test_defaults(given, expected):
 def test_help_shows_limits_that_do_not_go_without_saying(invoke):
     words = " ".join(invoke("train", "--help").stdout.split())
     assert "[default: 1.0; 0 to 1]" in words and "8 or more; 1 to 256]" in words and "512; 3 or more]" in words
-    assert "[default: 0]" in words  # --seed
+    assert "validation split. [default: 0]" in words
 
 
 def test_preset_and_size_on_the_command_line(invoke, tmp_path):
@@ -664,7 +675,8 @@ def test_a_damaged_run_is_refused_and_left_as_it_is(invoke, run, name, harm):
 
 
 @pytest.mark.parametrize(
-    "error, says", [(PermissionError(13, "Permission denied"), "Permission"), (MemoryError(), "out of")]
+    "error, says",
+    [(PermissionError(13, "Permission denied"), "Permission"), (MemoryError(), "does not fit into memory")],
 )
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(invoke, run, monkeypatch, error, says):
     def fails(*args, **kwargs):
@@ -858,6 +870,13 @@ def test_a_config_of_a_newer_version_is_told_as_one(invoke, run):
 @pytest.mark.parametrize("command", [["train", *SMALL], ["demo"], ["analyse", "curves", "--task", "mnist"]])
 def test_an_empty_out_is_told(invoke, command):
     refused(invoke(*command, "--out", ""), "--out: the name is empty, choose a directory")
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "--resume", "--out"], ["evaluate"], ["predict"], ["export", "--out", "a.safetensors"]]
+)
+def test_an_empty_name_of_a_run_is_told(invoke, command):
+    refused(invoke(*command, ""), "the run's name is empty: give its directory")
 
 
 def test_one_command_goes_on_with_none_r_and_p(invoke, tmp_path):

@@ -448,7 +448,7 @@ def swapped_gates(dh, dh_last, dc_last, cache, dweights=None):
 
 def of_each(backward):
     """Sweeps one after the other by `backward`."""
-    return lambda losses, cache, inputs: [backward(*loss[:3], cache, loss[3]) for loss in losses]
+    return lambda losses, cache, need_dx: [backward(*loss[:3], cache, loss[3]) for loss in losses]
 
 
 MUTATIONS = {

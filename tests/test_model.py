@@ -100,9 +100,9 @@ def test_only_steps_that_a_gradient_or_state_needs_are_run(monkeypatch):
     kept, swept = [], []
     monkeypatch.setattr(model, "lstm_forward", lambda x, *rest: kept.append(len(x)) or lstm_forward(x, *rest))
 
-    def spy(losses, cache, inputs):
+    def spy(losses, cache, need_dx):
         swept.append((len(losses), len(cache.gates)))
-        return lstm_backward_of_each(losses, cache, inputs)
+        return lstm_backward_of_each(losses, cache, need_dx)
 
     monkeypatch.setattr(model, "lstm_backward_of_each", spy)
     params = random_model(np.random.default_rng(0), "r", D=2, H=3)

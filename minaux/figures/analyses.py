@@ -80,7 +80,12 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
         config.build(whole(given, options), cores)
     todo = [run for run in grid if not finished(run[0])]
     if todo:  # the one that asks for the most labels
-        check(whole(given, max((options for _, options in todo), key=lambda o: o.get("limit_labels", 0))))
+        options = max((options for _, options in todo), key=lambda o: o.get("limit_labels", 0))
+        try:
+            check(whole(given, options))
+        except UserError as error:
+            what = f"; the grid goes up to {options['limit_labels']:,} labels" if name == "labels" else ""
+            raise UserError(f"{error}{what}") from None
     note(out, {"analysis": name, **given})
     while todo:
         held = []

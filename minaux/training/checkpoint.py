@@ -109,10 +109,13 @@ class RunDirectory:
             )
         os.makedirs(self.path, exist_ok=True)
         self.remove("metrics.jsonl")
+        self.remove("result.json")
         self.write_json("config.json", dataclasses.asdict(cfg))
 
     def read_config(self):
         """The Config of the run here. Raises UserError if there is no run, or config.json is damaged."""
+        if not self.path:
+            raise UserError("the run's name is empty: give its directory")
         if not os.path.exists(self.checkpoint):
             if os.path.exists(self.file("result.json")):
                 why = "holds a run without its weights: restore checkpoint.npz, or train again with another --out"
@@ -151,8 +154,10 @@ class RunDirectory:
             for key, a in arrays.items():
                 group, name = key.split("/")
                 getattr(state, group)[name] = a
-        except (FileNotFoundError, PermissionError, MemoryError):
-            raise  # not the file's fault
+        except (FileNotFoundError, PermissionError):
+            raise
+        except MemoryError:  # or its sizes were altered
+            raise UserError(f"{path} does not fit into memory: free some, or restore it from a copy") from None
         except Exception as error:  # a damaged .npz raises nearly anything
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{path} is damaged or no checkpoint ({reason}): {restore}") from None

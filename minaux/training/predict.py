@@ -59,9 +59,9 @@ def softmax(params, x, y, draws, mask=None, logits=None):
 
 
 AS = {  # how to give what a model reads
-    "bytes": "x.astype('uint8'), 0 to 255 as in training",
-    "floats": "x.astype('float32'), scaled as in training",
-    "tokens": "x.astype('int32'), numbered as in training",
+    "bytes": "an array of uint8, 0 to 255 as in training",
+    "floats": "an array of float32, scaled as in training",
+    "tokens": "integers [n, T], numbered as in training",
 }
 
 
@@ -73,7 +73,7 @@ def checked(cfg, params, x):
     reads = ("tokens",) if data.get("tokens") else numbers
     if holds not in reads:
         raise UserError(f"x holds {holds}, but the model reads {' or '.join(reads)}: give it {AS[reads[0]]}")
-    if not len(x):
+    if not (len(x) if isinstance(x, list) else x.size):
         raise UserError("x holds no sequence")
     tokens = holds == "tokens"
     if not tokens and not np.isfinite(x).all():
@@ -82,8 +82,9 @@ def checked(cfg, params, x):
     for steps in x if tokens else ():
         if not (isinstance(steps, np.ndarray) and steps.ndim == 1 and steps.dtype.kind in "iu" and len(steps)):
             raise UserError("x holds a sequence that is no array [T] of integers, or an empty one")
-        for token in steps[(steps < 0) | (steps >= width)][:1]:
-            raise UserError(f"x has the token {token}, but the model reads 0 to {width - 1}")
+        wrong = steps[(steps < 0) | (steps >= width)]
+        if len(wrong):
+            raise UserError(f"x has the token {wrong[0]}, but the model reads 0 to {width - 1}")
     if not tokens and x.shape[2] != width:
         raise UserError(f"x has {x.shape[2]} numbers a step, but the model reads {width}")
     return x

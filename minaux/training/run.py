@@ -200,7 +200,7 @@ def with_labels(cfg, y, train_rows):
     if cfg.limit_labels > len(rows):
         raise UserError(
             f"--limit-labels: {cfg.limit_labels} is more than the {len(rows)} training sequences that have a label"
-            "; ask for fewer, raise --limit-train, or lower --valid"
+            "; ask for fewer, or use more of them (--limit-train, --valid)"
         )
     nth = np.empty(len(rows), int)  # in its class
     for k in np.unique(y[rows]):
@@ -238,9 +238,10 @@ def saved_state(run):
         done = run.epochs_of_joint_training(state.step) + (run.epoch(state.step)[1] > 0)
         raise UserError(f"--epochs: {run.cfg.epochs} is less than the {done} this run has begun; give more")
     run.directory.drop_rows(lambda row: row["step"] > state.step)
-    if state.step < run.total_steps:
-        run.directory.remove("result.json")  # one from a shorter run
-    run.directory.write_json("config.json", dataclasses.asdict(run.cfg))  # --epochs may be new
+    before = run.directory.read_config()
+    run.directory.write_json("config.json", dataclasses.asdict(run.cfg))
+    if run.cfg.epochs != before.epochs:
+        run.directory.remove("result.json")  # of the shorter run
     return to_device(run, state)
 
 

@@ -114,7 +114,7 @@ def test_more_labels_than_there_are_is_told_before_anything_runs(invoke, tmp_pat
     out = tmp_path / "grid"
     ended = invoke("analyse", "labels", "--out", out, *options("--epochs 1"))
     assert ended.status == 1 and "--limit-labels: 10000 is more than the" in ended.stderr
-    assert "raise --limit-train" in ended.stderr and not out.exists()
+    assert "(--limit-train, --valid); the grid goes up to 10,000 labels" in ended.stderr and not out.exists()
 
 
 def test_an_analysis_goes_on_with_other_threads(invoke, tmp_path):

@@ -148,7 +148,7 @@ def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path, monkeypatch
     assert (tmp_path / "a.txt").read_text() == printed
     monkeypatch.setattr(reconstructions, "reconstruction", None)  # what cannot be written is not computed
     for name, out, says in (
-        ("text", "a.svg", "the segments are text: name a .txt file"),
+        ("text", "a.svg", "the segments are text"),
         ("numbers", "a.txt", ".txt is no kind of picture"),
     ):
         ended = invoke("reconstruct", tmp_path / name, "--out", tmp_path / out)

@@ -73,6 +73,7 @@ def test_what_the_model_cannot_read(invoke, tmp_path):
         (x[:, :, :1], "x has 1 numbers a step, but the model reads 2"),
         ([np.arange(5)], "x holds tokens, but the model reads floats"),
         (x[:0], "no sequence"),
+        (x[:, :0], "no sequence"),
         (x.astype("int64"), "x holds int64, but the model reads floats"),
         ((255 * x).astype(np.uint8), "x holds bytes, but the model reads floats"),
         (x + np.nan, "not finite"),
@@ -100,7 +101,10 @@ def test_what_the_model_cannot_read(invoke, tmp_path):
         ([np.array([0.5, 1.5])], "no array .T. of integers"),
         ([np.array([1, 2]), np.array([], int)], "or an empty one"),
         ([[1, 2, 3]], "no array .T. of integers"),
-        (np.random.default_rng(0).random((3, 5)), "x holds floats, but the model reads tokens: give it x.astype"),
+        (
+            np.random.default_rng(0).random((3, 5)),
+            "x holds floats, but the model reads tokens: give it integers .n, T.",
+        ),
     ],
 )
 def test_tokens_the_model_cannot_read(invoke, tmp_path, wrong, says):

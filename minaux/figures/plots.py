@@ -147,6 +147,12 @@ def draw(axes, panel, curves):
     references(axes, panel, curves, evaluated)
 
 
+def tens(percent):
+    """The tens below and above these percentages: on an axis between them a few points are seen."""
+    low = min(math.floor(min(percent) / 10), 9)
+    return 10 * low, 10 * max(math.ceil(max(percent) / 10), low + 1)
+
+
 def unzip(points):
     return zip(*points) if points else ((), ())
 
@@ -156,9 +162,9 @@ def references(axes, panel, curves, evaluated):
     lines = []  # (height, name, colour, linestyle)
     counts = {n for curve in curves if (n := (curve.cfg.data or {}).get("classes"))}
     if panel.name == "accuracy":
-        lines = [(100 / n, "chance", "dimgray", "-") for n in counts]
-        top = 10 * math.ceil(max([10 * value for value in evaluated] + [height / 10 for height, *_ in lines] + [1]))
-        axes.set_ylim(-0.04 * top, 1.04 * top)
+        low, high = tens([100 * value for value in evaluated])
+        axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+        lines = [(100 / n, "chance", "dimgray", "-") for n in counts if low <= 100 / n <= high]
     elif panel.name == "r_swap_gap":
         lines = [(0, "no memory", "dimgray", "-")]
     elif panel.auxiliary:

@@ -1,6 +1,5 @@
 """What an analysis' runs came to: a table in Markdown and a figure."""
 
-import math
 from typing import NamedTuple
 
 from ..training.checkpoint import read_result, read_rows
@@ -99,9 +98,8 @@ def draw_accuracies(axes, points, x):
     if any(len(p.runs) > 1 for p in points):
         axes.plot([], [], color="dimgray", linestyle="", marker=".", label="each seed")
     axes.set_xticks(range(len(values)), [f"{value:,}" for value in values])
-    found = [y for point in points for y in point.accuracies]
-    low, high = min(math.floor(min(found) / 10), 9), max(math.ceil(max(found) / 10), 1)
-    axes.set(ylabel="test accuracy, %", ylim=(10 * low - 0.3, 10 * high + 0.3))  # a few points shall be seen
+    low, high = plots.tens([y for point in points for y in point.accuracies])
+    axes.set(ylabel="test accuracy, %", ylim=(low - 0.3, high + 0.3))
     axes.legend()
 
 

@@ -203,6 +203,7 @@ def test_the_truncation_picture_has_a_line_for_each_loss(monkeypatch):
         ([0.5, 98, 10, 10, 10, 10], 0, 100),
         ([100] * 6, 90, 100),
         ([0] * 6, 0, 10),
+        ([90] * 6, 90, 100),
     ],
 )
 def test_accuracies_are_drawn_between_the_tens_around_them(monkeypatch, accuracies, low, high):

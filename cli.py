@@ -199,14 +199,14 @@ def train(out, resume, **given):
         raise click.UsageError("--resume needs --out RUN, the directory to go on with.")
     if not resume and "task" not in given:
         raise click.UsageError(f"--task is needed: one of {', '.join(datasets.NAMES)}.")
-    if not resume:
+    if resume:
+        RunDirectory(out).read_config()  # before a directory is made
+    else:
         cfg = config.build(given, cores())
         size = f"{cfg.size}-" if "size" in given else ""
         kind = cfg.aux if cfg.model == "lstm" else cfg.model
         default = os.path.join("runs", f"{cfg.task}-{size}{kind}-{cfg.bptt}-s{cfg.seed}")
         out = default if out is None else out
-    if resume:
-        RunDirectory(out).read_config()  # before a directory is made
     with RunDirectory(out).held():
         train_in(out, resume, given)
 

@@ -22,10 +22,10 @@ try:
     from minaux.figures import table as tables
     from minaux.figures.names import check_out
     from minaux.training import config, evaluation, loop, paper, report
-    from minaux.training.checkpoint import RunDirectory, write_whole
+    from minaux.training.checkpoint import RunDirectory
     from minaux.training.config import CHOICES, UserError
     from minaux.training.output import show_all, unstoppable
-    from minaux.training.predict import load_model
+    from minaux.training.predict import load_model, write_csv
     from minaux.training.run import new_state, saved_state, set_up
     from minaux.training.shards import cores, ranks, run_program
     from minaux.training.stop import Stopped
@@ -373,18 +373,15 @@ def predict(run, data_dir, out):
     check_out(out, "predictions.csv")
     classify = load_model(run)
     if data_dir:
-        x, labels = datasets.npz.inputs(data_dir), {}
+        x, labels = datasets.npz.inputs(data_dir), None
     else:
         x, y, tested = set_up(*load_task(RunDirectory(run).read_config()), run, device="cpu").sequences("test")
-        x, labels = [x[i] for i in tested] if isinstance(x, list) else x[tested], {"label": y[tested]}
+        x, labels = [x[i] for i in tested] if isinstance(x, list) else x[tested], y[tested]
     try:
         found = classify(x, threads=cores())
     except UserError as error:
         raise UserError(f"{data_dir}: {error}" if data_dir else str(error)) from None
-    rows = [["class", *labels, *(f"p{n}" for n in range(found.shape[1]))]]
-    columns = found.argmax(1), *labels.values(), found
-    rows += [[*known, *(f"{value:.6g}" for value in p)] for *known, p in zip(*columns)]
-    write_whole(out, "".join(",".join(map(str, row)) + "\n" for row in rows).encode())
+    write_csv(out, found, labels)
     click.echo(f"{out} has the classes of {len(found):,} sequences")
 
 
@@ -414,25 +411,16 @@ def reconstruct(run, out, data_dir):
     draws the error against the distance from the anchor, too: how far back the state remembers. Text is printed
     line below line.
     """
-    if out is not None:
-        check_out(out, "reconstruction.png")
     cfg = RunDirectory(run).read_config()
     cfg.data_dir = data_dir or cfg.data_dir
     cfg, task = load_task(cfg)
-    if not task.tokens:
-        out = out or "reconstruction.png"
-        plots.picture_kind(out)
-    elif out and os.path.splitext(out)[1].lower() not in ("", ".txt"):
-        raise UserError(f"--out: the segments are text, and {out} does not end in .txt")
+    out = reconstructions.checked_out(out, task.tokens)
     found = reconstructions.reconstruction(set_up(cfg, task, run, device="cpu"))
     if out is None:
         click.echo(found)
-        return
-    if task.tokens:
-        write_whole(out, f"{found}\n".encode())
     else:
-        plots.save(found, out)
-    click.echo(f"{click.format_filename(out)} is written")
+        reconstructions.save(found, out)
+        click.echo(f"{click.format_filename(out)} is written")
 
 
 @cli.command()

@@ -1,12 +1,15 @@
 """Pictures of what the auxiliary heads answer, beside the truth and a rival that does not know the sequence."""
 
 import math
+import os
 
 import numpy as np
 
 from ..training import evaluation
-from .names import short_names, write_name
-from .plots import COLORS, LINES
+from ..training.checkpoint import write_whole
+from ..training.config import UserError
+from . import plots
+from .names import check_out, short_names, write_name
 
 SAME_ORDER = "The segment in full contrast, the rest of the picture faded."
 IN_TIME = "Each square is the segment alone, its steps in the order of time, line by line; blue is beyond its end."
@@ -27,6 +30,27 @@ def reconstruction(run):
     if run.task.tokens:
         return texts(name, x, answers, run.task.tokens)
     return figure_of(name, x, answers, run.task.order, run.mean)
+
+
+def checked_out(out, tokens):
+    """The file to write; by default a picture, and none for `tokens`, whose text is printed. Raises UserError if
+    nothing can be written there, or nothing of that kind."""
+    if out is not None:
+        check_out(out, "reconstruction.png")
+    if not tokens:
+        out = out or "reconstruction.png"
+        plots.picture_kind(out)
+    elif out and os.path.splitext(out)[1].lower() not in ("", ".txt"):
+        raise UserError(f"--out: the segments are text, and {out} does not end in .txt")
+    return out
+
+
+def save(found, out):
+    """Write a figure or a text, whole or not at all."""
+    if isinstance(found, str):
+        write_whole(out, f"{found}\n".encode())
+    else:
+        plots.save(found, out)
 
 
 def figure_of(name, x, answers, order, mean):
@@ -70,7 +94,7 @@ def draw_distances(axes, x, answers, mean):
         for found, y in zip(errors.values(), (answer.y, answer.rival_y, mean[steps])):
             found.append(((y - x[:, steps]) ** 2).mean((0, 2)))
     for n, (words, error) in enumerate(errors.items()):
-        look = {"color": COLORS[n], "linestyle": LINES[n], "marker": "." if L1 == 1 else ""}
+        look = {"color": plots.COLORS[n], "linestyle": plots.LINES[n], "marker": "." if L1 == 1 else ""}
         axes.plot(range(L1, 0, -1), np.mean(error, 0), label=words, **look)
     top = 1.25 * max(np.mean(error, 0).max() for error in errors.values())  # room for the legend
     axes.set(xlabel="steps before the anchor", ylabel="squared error", ylim=(0, top or 1))
@@ -99,7 +123,7 @@ def shown(x, answer):
 
 def draw_numbers(axes, values, first):
     for n, channel in enumerate(values.T):
-        look = {"color": COLORS[n % 5], "linestyle": LINES[n % 4], "linewidth": 1}
+        look = {"color": plots.COLORS[n % 5], "linestyle": plots.LINES[n % 4], "linewidth": 1}
         axes.plot(range(first, first + len(channel)), channel, **look)
     axes.tick_params(labelsize="x-small")
 

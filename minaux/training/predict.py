@@ -13,7 +13,7 @@ import numpy as np
 from ..model import Draws, main_forward
 from ..ops import mlp_forward
 from . import batches
-from .checkpoint import RunDirectory
+from .checkpoint import RunDirectory, write_whole
 from .config import UserError
 from .evaluation import BLOCK
 from .run import MODELS
@@ -56,6 +56,14 @@ def softmax(params, x, y, draws, mask=None, logits=None):
         scores = mlp_forward(main_forward(params, x, [], mask).last, params, "classifier")[0]  # [classes, N]
     p = np.exp(scores - scores.max(0))
     return (p / p.sum(0)).T
+
+
+def write_csv(out, probabilities, labels=None):
+    """A row for each of the `probabilities` [n, classes]: class, label if there are `labels` [n], probabilities."""
+    known = {"class": probabilities.argmax(1)} | ({} if labels is None else {"label": labels})
+    rows = [[*known, *(f"p{n}" for n in range(probabilities.shape[1]))]]
+    rows += [[*one, *(f"{value:.6g}" for value in p)] for *one, p in zip(*known.values(), probabilities)]
+    write_whole(out, "".join(",".join(map(str, row)) + "\n" for row in rows).encode())
 
 
 AS = {  # how to give what a model reads

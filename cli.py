@@ -134,6 +134,13 @@ def load_task(cfg):
     return cfg, task
 
 
+def saved_run(run, data_dir, device="cpu"):
+    """The Run of a directory; its data may be elsewhere now, in `data_dir`."""
+    cfg = RunDirectory(run).read_config()
+    cfg.data_dir = data_dir or cfg.data_dir
+    return set_up(*load_task(cfg), run, device=device)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def cli():
@@ -256,9 +263,7 @@ def train_and_tell(run, state):
 @one_line_errors
 def evaluate(run, as_json, data_dir, device):
     """Test RUN's best weights again, on the test sequences it was set up with."""
-    cfg = RunDirectory(run).read_config()
-    cfg.data_dir = data_dir or cfg.data_dir
-    result = evaluation.evaluate_saved(set_up(*load_task(cfg), run, device=device))
+    result = evaluation.evaluate_saved(saved_run(run, data_dir, device))
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -360,7 +365,11 @@ def left_out(line):
 
 @cli.command()
 @click.argument("run", type=click.Path())
-@click.option("--data-dir", type=click.Path(), help="The .npz file with x.  [default: the run's test sequences]")
+@click.option(
+    "--data-dir",
+    type=click.Path(),
+    help="The .npz file with x, or where the task's files are now.  [default: the run's test sequences]",
+)
 @click.option("--out", default="predictions.csv", show_default=True, help="The file to write.")
 @one_line_errors
 def predict(run, data_dir, out):
@@ -372,15 +381,16 @@ def predict(run, data_dir, out):
     """
     check_out(out, "predictions.csv")
     classify = load_model(run)
-    if data_dir:
+    of_its_own = data_dir and not os.path.isdir(data_dir)
+    if of_its_own:
         x, labels = datasets.npz.inputs(data_dir), None
     else:
-        x, y, tested = set_up(*load_task(RunDirectory(run).read_config()), run, device="cpu").sequences("test")
+        x, y, tested = saved_run(run, data_dir).sequences("test")
         x, labels = [x[i] for i in tested] if isinstance(x, list) else x[tested], y[tested]
     try:
         found = classify(x, threads=cores())
     except UserError as error:
-        raise UserError(f"{data_dir}: {error}" if data_dir else str(error)) from None
+        raise UserError(f"{data_dir}: {error}" if of_its_own else str(error)) from None
     write_csv(out, found, labels)
     click.echo(f"{out} has the classes of {len(found):,} sequences")
 
@@ -411,11 +421,9 @@ def reconstruct(run, out, data_dir):
     draws the error against the distance from the anchor, too: how far back the state remembers. Text is printed
     line below line.
     """
-    cfg = RunDirectory(run).read_config()
-    cfg.data_dir = data_dir or cfg.data_dir
-    cfg, task = load_task(cfg)
-    out = reconstructions.checked_out(out, task.tokens)
-    found = reconstructions.reconstruction(set_up(cfg, task, run, device="cpu"))
+    looked_at = saved_run(run, data_dir)
+    out = reconstructions.checked_out(out, looked_at.task.tokens)
+    found = reconstructions.reconstruction(looked_at)
     if out is None:
         click.echo(found)
     else:

@@ -168,7 +168,7 @@ def lstm_backward_of_each(losses, cache, need_dx=True):
     `need_dx` False: nobody needs dx, it is None.
     """
     if not isinstance(cache, LSTMCache):
-        return [kernels.lstm_backward(*loss[:3], cache, loss[3]) for loss in losses]
+        return [kernels.lstm_backward(*loss[:3], cache, loss[3], need_dx) for loss in losses]
     s, c, gates, W, tokens, mask = cache.s, cache.c, cache.gates, cache.W, cache.tokens, cache.mask
     xp, S, k, (H, N) = array_module(s), len(gates), len(losses), c.shape[1:]
     dhs, dh_last, dc_last, dweights = zip(*losses)

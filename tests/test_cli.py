@@ -162,7 +162,9 @@ def test_it_tells_what_the_paper_reports(invoke, tmp_path):
     small = ["--task", "pmnist", "--limit-train", 3, "--valid", 0, "--limit-test", 2, "--epochs", 1, "--budget", 0]
     ended = invoke("train", *small, "--aux", "p", "--bptt", 300, "--out", tmp_path / "run")
     assert ended.stdout.count("the paper reports 92.5 % (Table 2: pmnist, aux p, truncation 300;") == 2
-    for n, options in enumerate([["--bptt", 299], ["--size", 14, "--bptt", 300], ["--aux", "rp"]]):
+    for n, options in enumerate(
+        [["--bptt", 299], ["--size", 14, "--bptt", 300], ["--aux", "rp"], ["--hidden", 4], ["--aux-bptt", 9]]
+    ):
         ended = invoke("train", *small, "--aux", "p", *options, "--out", tmp_path / str(n))
         assert ended.status == 0 and "the paper" not in ended.stdout
 
@@ -293,6 +295,17 @@ def test_resume_keeps_the_result_of_as_many_epochs(run, sabotage):
 def test_resume_may_repeat_the_options(invoke, run, finished):
     assert invoke("train", "--resume", *SMALL, "--quiet", "--budget", "1h", "--out", run).status == 0
     assert_same_arrays(run, finished)
+
+
+def test_a_run_stays_on_the_device_it_began_on(invoke, run, finished, monkeypatch):
+    assert read(finished / "config.json")["device"] == "cpu"
+    config = read(run / "config.json")
+    (run / "config.json").write_text(json.dumps({**config, "device": "auto"}))  # as older versions wrote it
+    assert invoke("train", "--resume", "--out", run).status == 0 and read(run / "config.json") == config
+    (run / "config.json").write_text(json.dumps({**config, "device": "gpu"}))  # which is not there any more
+    refused(invoke("train", "--resume", "--out", run), "--device cpu")
+    assert invoke("train", "--resume", "--device", "cpu", "--out", run).status == 0
+    assert read(run / "config.json") == config
 
 
 IN_AN_EPOCH = "at_call(11, loop, 'train_step', interrupt)"

@@ -136,7 +136,7 @@ def cost(out, processes, tell):
     measured."""
     from ..bench import cpu as bench
 
-    note(out, {"analysis": "cost"})
+    note(out, {"analysis": "cost", "processes": processes})
     return write_costs(out, [(*case, processes) for case in bench.costs()], summaries.cost_summary, tell)
 
 
@@ -148,7 +148,7 @@ def write_costs(out, cases, summarise, tell):
     path = os.path.join(out, "rows.json")
     try:
         with RunDirectory(out).held():
-            rows = read_json(path) if os.path.exists(path) else []
+            rows = read_costs(path) if os.path.exists(path) else []
             for name, case, processes in cases:
                 if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
                     tell(f"measuring a training step: {name}, {case.T:,} steps a sequence")
@@ -158,6 +158,18 @@ def write_costs(out, cases, summarise, tell):
     except Held:
         tell("another process measures the training steps: it writes the table")
         return None
+
+
+def read_costs(path):
+    """The rows of rows.json. Raises UserError if it is damaged."""
+    rows = read_json(path)
+    numbers = ("T", "N", "ours_s", "ours_mb")
+    try:
+        if isinstance(rows, list) and all(row["name"] and all(row[k] >= 0 for k in numbers) for row in rows):
+            return rows
+    except (TypeError, KeyError):
+        pass
+    raise UserError(f"{path} is damaged: delete it, and the training steps are measured again")
 
 
 FREE = ("quiet", "data_dir", "threads")  # options that may differ when an analysis goes on

@@ -146,13 +146,13 @@ def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     return hs[0].T, cs[0].T
 
 
-def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
+def lstm_backward(dh, dh_last, dc_last, cache, dweights=None, need_dx=True):
     x, hs, cs, gates, Wx, Wh, _, mask = cache
     xp, (S, N, H), tokens = array_module(hs), (len(gates), *hs.shape[1:]), x.ndim == 2
     dh_t, dc = (xp.zeros_like(hs[0]) if a is None else a.T.copy() for a in (dh_last, dc_last))  # [N, H]
     dh = None if dh is None else by_sequence(dh)
     WhT = xp.ascontiguousarray(Wh.T)
-    dx = None if tokens else xp.empty_like(x)
+    dx = xp.empty_like(x) if need_dx and not tokens else None
     dWx, dWh, db = dweights or (xp.zeros_like(Wx), xp.zeros_like(Wh), xp.zeros((4 * H, 1), Wh.dtype))
     for t0, t1 in reversed(consecutive(S, CHUNK)):
         dz = xp.empty((t1 - t0, N, 4 * H), hs.dtype)
@@ -173,9 +173,9 @@ def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
         dWx += dz.T @ some.reshape(-1, Wx.shape[1])
         dWh += dz.T @ hs[t0:t1].reshape(-1, H)
         db += dz.T @ xp.ones((len(dz), 1), dz.dtype)  # CuPy's sum over the first axis is far slower
-        if not tokens:
+        if dx is not None:
             dx[t0:t1] = (dz @ Wx).reshape(-1, N, Wx.shape[1])
-    return None if tokens else dx.swapaxes(1, 2), dh_t.T, dc.T, dWx, dWh, db
+    return None if dx is None else dx.swapaxes(1, 2), dh_t.T, dc.T, dWx, dWh, db
 
 
 def decodes(x, h):
@@ -185,7 +185,7 @@ def decodes(x, h):
 
 def decode(x, truth, own, bottom, top, head):
     """r's decoder over S steps, reading x `[S, D, N]` where `truth [S, N]`, else its own previous output (at
-    first `own [D, N]`): the loop of `auxiliary.window_forward` in one kernel.
+    first `own [D, N]`): the loop of `auxiliary.run_on_own_outputs` in one kernel.
 
     bottom and top are the arguments (h0, c0, Wx, Wh, b) of either layer, head those of the MLP: W1, b1, W2,
     b2, W3, b3. Returns the caches of both layers, the outputs `[D, S N]`, steps side by side, and the MLP's

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import secrets
@@ -210,8 +211,8 @@ def read_rows(run):
         if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
             raise ValueError("a row is of no kind")
         numbers = (v for row in rows for name, v in row.items() if name not in ("kind", "phase", "split"))
-        if not all(v is None or isinstance(v, (int, float)) for v in numbers):
-            raise ValueError("a word stands for a number")
+        if not all(v is None or isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
+            raise ValueError("a number is none, or not finite")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -36,7 +36,7 @@ BASELINES = {
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}
 # `--resume` takes all other options from the run's config.json.
-CHANGEABLE = ("epochs", "budget", "quiet", "data_dir", "threads")
+CHANGEABLE = ("epochs", "budget", "quiet", "data_dir", "threads", "device")
 # Columns a shard should have: at 4 twice the processes would save a third of the time only (docs/speed.md).
 NARROWEST = 8
 

@@ -93,6 +93,8 @@ def checked(cfg, params, x):
         wrong = steps[(steps < 0) | (steps >= width)]
         if len(wrong):
             raise UserError(f"x has the token {wrong[0]}, but the model reads 0 to {width - 1}")
+    if tokens:
+        x = [steps.astype(np.int32, copy=False) for steps in x]  # of unlike types one could not hold another's
     if not tokens and x.shape[2] != width:
         raise UserError(f"x has {x.shape[2]} numbers a step, but the model reads {width}")
     return x

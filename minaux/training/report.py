@@ -1,5 +1,7 @@
 """What a person reads while a run goes on."""
 
+import numpy as np
+
 from ..optim import learning_rate
 from ..windows import direct_credit, fit_length
 from . import paper
@@ -27,18 +29,18 @@ def introduction(run, state):
     cfg = run.cfg
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step
-    shortest = min(run.lengths)
+    shortest, longest = (edge(run.lengths[run.train_rows]) for edge in (np.min, np.max))
     n = len(run.labelled.all_rows)
     training = f"{len(run.train_rows):,} training" + (f" ({n:,} with labels)" if n < len(run.train_rows) else "")
     lines = [
         f"{model_name(cfg)} on {cfg.task}: {run.parameters:,} parameters, "
-        f"{run.T if shortest == run.T else f'{shortest} to {run.T}'} steps a sequence",
+        f"{longest if shortest == longest else f'{shortest} to {longest}'} steps a sequence",
         f"{training}, {len(run.valid_rows):,} validation, {len(run.test_rows):,} test",
     ]
     if cfg.model != "transformer":
         lines.append(f"supervised loss: truncation {cfg.bptt}")
     if cfg.aux != "none":
-        L = fit_length(cfg.aux_length, max(run.lengths))
+        L = fit_length(cfg.aux_length, longest)
         varies = fit_length(cfg.aux_length, shortest) < L  # with the shortest sequence of each batch
         fitted = f" (shortened from {cfg.aux_length})" if L < cfg.aux_length else ""
         length = f"up to {L}" if varies else L

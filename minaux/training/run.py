@@ -105,9 +105,11 @@ def set_up(cfg, task, out, echo=print, device=None):
     others.
     """
     try:
-        xp, device = arrays.backend(device or cfg.device)
+        xp, found = arrays.backend(device or cfg.device)
     except RuntimeError as error:
         raise UserError(str(error)) from None
+    if device is None:
+        cfg.device = found  # "auto" may be another one when the run goes on
     lengths = batches.lengths_of(task.x_train)
     T = max(lengths.max(), batches.lengths_of(task.x_test).max())
     D = task.tokens or task.x_train.shape[2]
@@ -121,7 +123,7 @@ def set_up(cfg, task, out, echo=print, device=None):
     pretrain_steps = cfg.pretrain_epochs * shuffled.steps_per_epoch
     total_steps = pretrain_steps + cfg.epochs * labelled.steps_per_epoch
     if cfg.shards is None:  # a new run; a resumed one keeps what it began with
-        cfg.shards = min(shards.at_work(cfg.threads if device == "cpu" else 1), cfg.batch_size)
+        cfg.shards = min(shards.at_work(cfg.threads if found == "cpu" else 1), cfg.batch_size)
         cfg.schedule_steps = {"feed": pretrain_steps or total_steps, "lr": total_steps}
     with np.errstate(over="ignore"):  # of numbers that `checks` will refuse
         mean = batches.mean_of(task.x_train, train_rows, task.tokens).astype(cfg.dtype)
@@ -131,7 +133,7 @@ def set_up(cfg, task, out, echo=print, device=None):
         directory=RunDirectory(out),
         echo=echo,
         xp=xp,
-        device=device,
+        device=found,
         model=MODELS[cfg.model][0],
         sizes=sizes,
         shapes=MODELS[cfg.model][1].parameter_shapes(sizes, cfg.aux),

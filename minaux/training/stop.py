@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import sys
-import threading
 
 from tqdm import tqdm
 
@@ -21,10 +20,13 @@ class Stopped(Exception):
         self.status = 128 + number  # of a process that ends by it
 
 
-class Stop(threading.Event):
-    """Set when a signal came, `number`."""
+class Stop:
+    """What a signal asks for. No lock is in it, which a second signal would wait for."""
 
-    number = save = None
+    number = save = None  # of the signal that came; what to call then
+
+    def is_set(self):
+        return self.number is not None
 
     @contextlib.contextmanager
     def saving(self, save):
@@ -55,7 +57,6 @@ def listening():
     def ask(number, _):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         stop.number = number
-        stop.set()
         save()
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else f" ({signal.Signals(number).name})"
         tqdm.write(f"stopping after this batch{again}", file=sys.stderr)

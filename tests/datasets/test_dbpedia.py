@@ -250,6 +250,21 @@ def test_each_auxiliary_loss_trains_and_resumes(folder, invoke, aux):
     assert_same_arrays(folder / "parts", folder / "whole")
 
 
+def test_a_run_is_used_where_its_files_have_moved(folder, invoke):
+    files, moved, run = folder / "files", folder / "moved", folder / "run"
+    files.mkdir()
+    rows = [f'"{1 + i % 14}","title {i}","{"text " * (i % 9)}"\n' for i in range(40)]
+    write(files, "".join(rows), "".join(rows[:9]))
+    assert invoke(*tiny("dbpedia", files, "r", run)).status == 0
+    files.rename(moved)
+    for command, out in ("evaluate", []), ("predict", ["--out", folder / "a.csv"]), ("reconstruct", []):
+        ended = invoke(command, run, *out)
+        assert ended.status == 1 and "--data-dir" in ended.stderr
+        assert invoke(command, run, *out, "--data-dir", moved).status == 0
+    lines = (folder / "a.csv").read_text().splitlines()
+    assert len(lines) == 1 + 9 and lines[0].startswith("class,label,p0,")
+
+
 def test_the_longest_text_is_the_users_choice(folder, invoke):
     assert invoke(*tiny("dbpedia", folder, "none", folder / "run"), "--valid", 0).status == 0
     assert json.loads((folder / "run" / "config.json").read_text())["max_length"] == 512

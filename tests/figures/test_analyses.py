@@ -308,6 +308,26 @@ def test_costs_are_measured_once(invoke, tmp_path, monkeypatch):
     assert invoke("analyse", "cost", "--out", tmp_path / "x", "--lr", 1).status == 1
 
 
+@pytest.mark.parametrize("wrong", ["{}", "[1]", '[{"name": "full"}]', '[{"name": "full", "T": "20"}]'])
+def test_damaged_rows_are_told_and_measured_again(invoke, tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(bench, "costs", lambda: [("full", Case("none", 20, "full", N=4, H=4))])
+    (tmp_path / "rows.json").write_text(wrong)
+    ended = invoke("analyse", "cost", "--out", tmp_path)
+    assert ended.status == 1 and ended.stderr.count("\n") == 1
+    assert f"{tmp_path / 'rows.json'} is damaged: delete it" in ended.stderr
+    (tmp_path / "rows.json").unlink()
+    assert invoke("analyse", "cost", "--out", tmp_path).status == 0
+
+
+def test_costs_of_other_processes_are_not_mixed(invoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "costs", lambda: [("full", Case("none", 20, "full", N=4, H=4))])
+    monkeypatch.setattr(cli, "cores", lambda: 1)
+    assert invoke("analyse", "cost", "--out", tmp_path).status == 0
+    monkeypatch.setattr(cli, "cores", lambda: 2)
+    ended = invoke("analyse", "cost", "--out", tmp_path)
+    assert ended.status == 1 and "an analysis with processes 1, not 2: choose another --out" in ended.stderr
+
+
 def test_cost_cases_reach_16384_steps():
     found = {(name, case.T) for name, case in bench.costs()}
     assert {(name, 16384) for name in ("LSTM, truncated 300", "r-LSTM, truncated 300", "LSTM, full BPTT")} <= found

@@ -232,7 +232,11 @@ DAMAGES = [
     (lambda run: (run / "config.json").write_text("{"), "is damaged"),
     (
         lambda run: (run / "metrics.jsonl").write_text(json.dumps({**rows()[0], "loss_supervised": "0.3"}) + "\n"),
-        "word",
+        "a number is none",
+    ),
+    (
+        lambda run: (run / "metrics.jsonl").write_text(json.dumps({**rows()[0], "elapsed_s": float("inf")}) + "\n"),
+        "not finite",
     ),
     (lambda run: edit(run, data={"train": "54", "classes": 3}), "train is '54', no count"),
     (lambda run: (run / "config.json").unlink(), "is missing"),

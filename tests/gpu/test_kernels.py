@@ -97,6 +97,9 @@ def test_the_lstm_is_that_of_the_cpu(xp, case, monkeypatch):
         expected = lstm.lstm_backward(**wide(given), cache=reference[2])
         for mine, other in zip(found, expected):
             agree(mine, other, 2 * rtol)
+        loss = to_device(xp, {**given, "dweights": None}).values()
+        [(dx, *others)] = lstm.lstm_backward_of_each([tuple(loss)], cache, need_dx=False)
+        assert dx is None and all((a == b).all() for a, b in zip(others, found[1:]))
 
 
 @pytest.mark.parametrize("order", range(3))

@@ -63,6 +63,15 @@ def test_the_runs_own_sequences_are_those_it_was_tested_on(invoke, tmp_path):
         assert ended.status == 1 and says in ended.stderr and "predictions.csv" in ended.stderr
 
 
+def test_sequences_of_unlike_types_keep_their_tokens(invoke, tmp_path):
+    x = np.arange(160).reshape(20, 8) * 2
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)
+    assert invoke(*tiny("npz", tmp_path / "x.npz", "none", tmp_path / "run")).status == 0
+    classify, some = load_model(tmp_path / "run"), [x[0].astype("uint8"), x[19]]  # 304 and more
+    assert x[19].max() > 255 > x[0].max()
+    np.testing.assert_array_equal(classify(some), classify([x[0], x[19]]))
+
+
 def test_what_the_model_cannot_read(invoke, tmp_path):
     x = np.random.default_rng(0).random((20, 8, 2))
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)

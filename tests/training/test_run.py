@@ -190,6 +190,14 @@ def test_segments_that_the_shortest_sequence_shortens_are_told(lengths, aux_leng
     assert f"direct credit: r's gradient gets to the step that read the target for {targets}" in told
 
 
+def test_it_tells_of_the_sequences_that_are_used(tmp_path):
+    texts = [np.arange(n) % 5 for n in (4, 6, 9, 200)]
+    task = datasets.Task(texts, np.zeros(4, int), texts, np.zeros(4, int), classes=2, tokens=5)
+    run = set_up(options(aux="r", aux_length=50, valid=0), task, tmp_path)
+    told = report.introduction(dataclasses.replace(run, train_rows=np.array([0, 2])), State({}, {}))
+    assert " 4 to 9 steps a sequence" in told and "segments of up to 8 (shortened from 50)" in told
+
+
 @pytest.mark.parametrize(
     "step, says",
     [

@@ -33,10 +33,10 @@ except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing: first . .venv/bin/activate, or pip install -r requirements.txt")
 
 
-class Steps(click.ParamType):
+class NumberOrWord(click.ParamType):
     """A number, or a word ("full", "chrono")."""
 
-    name = "steps"
+    name = "number or word"
 
     def __init__(self, *words, number=int):
         self.words, self.number = words, number
@@ -76,7 +76,7 @@ def setting(name, text, default=None, kind=None):
     if name in CHOICES:
         kind = click.Choice(CHOICES[name])
     elif name in config.WORDS:
-        kind = Steps(*config.WORDS[name], number=number)
+        kind = NumberOrWord(*config.WORDS[name], number=number)
     default = field.default if default is None else default
     words = f"default: {default}{span(name)}"
     return click.option(config.option(name), name, type=kind or number, help=f"{text}  [{words}]")
@@ -273,7 +273,9 @@ def evaluate(run, as_json, data_dir, device):
 
 @cli.command()
 @click.option("--aux", type=click.Choice(CHOICES["aux"]), help="Only this one.  [default: each of them]")
-@click.option("--bptt", type=Steps("full"), help="Only this truncation, of all losses.  [default: 5 and full]")
+@click.option(
+    "--bptt", type=NumberOrWord("full"), help="Only this truncation, of all losses.  [default: 5 and full]"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and draws.")
 @one_line_errors
 def gradcheck(aux, bptt, seed):
@@ -281,22 +283,14 @@ def gradcheck(aux, bptt, seed):
 
     Truncated gradients are compared with differences of the loss whose states at the cuts are constants.
     """
-    from minaux.gradcheck import RELATIVE, check_model
+    from minaux.figures import gradients
 
     truncations = [5, "full"] if bptt is None else [bptt]
-    runs = {
-        (kind, K): check_model(kind, K, seed) for kind in ([aux] if aux else CHOICES["aux"]) for K in truncations
-    }
-    click.echo(f"Relative errors by parameter, --aux and --bptt; the largest allowed is {RELATIVE:g}.\n")
-    click.echo(" " * 15 + "".join(f"{f'{kind} {K}':>11}" for kind, K in runs))
-    errors = {(run, e.name): e for run, found in runs.items() for e in found}
-    for name in dict.fromkeys(name for _, name in errors):
-        row = (errors.get((run, name)) for run in runs)
-        click.echo(f"{name:15}" + "".join(" " * 11 if e is None else f"{e.relative:11.1e}" for e in row))
-    wrong = [f"{name} ({kind} {K})" for ((kind, K), name), e in errors.items() if e.wrong]
+    models = [(kind, K) for kind in ([aux] if aux else CHOICES["aux"]) for K in truncations]
+    text, wrong = gradients.table(models, seed)
+    click.echo(text)
     if wrong:
         raise click.ClickException(f"wrong gradients: {', '.join(wrong)}")
-    click.echo(f"\nall {len(errors)} gradients are right")
 
 
 @cli.group()
@@ -406,7 +400,7 @@ def plot(runs, out):
     """Draw the curves of RUNs: accuracy, losses, and whether r's decoder uses the state (its swap gap)."""
     plots.picture_kind(out)
     plots.save(plots.plot(list(dict.fromkeys(runs)), left_out), out)
-    click.echo(f"{click.format_filename(out)} is written")
+    click.echo(f"{out} is written")
 
 
 @cli.command()
@@ -428,7 +422,7 @@ def reconstruct(run, out, data_dir):
         click.echo(found)
     else:
         reconstructions.save(found, out)
-        click.echo(f"{click.format_filename(out)} is written")
+        click.echo(f"{out} is written")
 
 
 @cli.command()
@@ -454,7 +448,7 @@ def export(run, out):
     """
     check_out(out, "weights.safetensors")
     exporting.export(run, out)
-    click.echo(f"{click.format_filename(out)} is written")
+    click.echo(f"{out} is written")
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

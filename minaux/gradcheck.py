@@ -43,7 +43,7 @@ import numpy as np
 from .auxiliary import window_forward
 from .initial import Sizes, parameter_shapes
 from .lstm import layer_weights, lstm_forward
-from .model import draw, loss_and_grads
+from .model import between, draw, loss_and_grads
 from .ops import mlp_forward, softmax_cross_entropy_forward
 from .windows import cut
 
@@ -319,6 +319,7 @@ def record(params, x, draws, aux_K, fed, mask=None):
 
 
 def _window_states(params, name, inputs, targets, state, K):
+    """The states ((h, c), (h, c)), each `[H, N]`, of a head's two layers at the start of each window."""
     states = []
     for t0, t1 in cut(len(targets), K):
         states.append(state)
@@ -327,15 +328,17 @@ def _window_states(params, name, inputs, targets, state, K):
 
 
 def run_main(params, x, state, t0, t1, mask):
-    """Steps t0 ... t1-1 of the main LSTM from `state` (None: zeros)."""
+    """h, c `[t1-t0, H, N]` and the cache of steps t0 ... t1-1 of the main LSTM over x `[T, D, N]` or tokens
+    `[T, N]`, from `state`, h and c `[H, N]` (None: zeros); `mask [T, N]` or None."""
     weights, _ = layer_weights(params, "main")
     zeros = np.zeros((weights[1].shape[1], x.shape[-1]))
-    return lstm_forward(x[t0:t1], *(state or (zeros, zeros)), *weights, None if mask is None else mask[t0:t1])
+    return lstm_forward(x[t0:t1], *(state or (zeros, zeros)), *weights, between(mask, t0, t1))
 
 
 def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=None, mask=None, fed=()):
     """(loss, kinks): L_supervised + aux_weight · L_auxiliary with the `recorded` states at every cut held
-    constant and the values `fed` to r's decoder replayed."""
+    constant and the values `fed` to r's decoder replayed, `[L-1, D, N]` for each anchor. The rest is as in
+    `model.loss_and_grads`; kinks are the signs of the ReLUs."""
     h, c, entries = recorded
     T, N, L = len(x), x.shape[-1], draws.L
     batch_size, channels = batch_size or N, 1 if x.ndim == 2 else x.shape[1]

@@ -50,7 +50,7 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
     """
     params, H = {}, sizes.H
     for name, shape in parameter_shapes(sizes, aux).items():
-        r, kind = stream(seed, name), name.split(".")[-1]
+        r, kind = parameter_rng(seed, name), name.split(".")[-1]
         if kind == "Wh":
             w = np.concatenate([orthogonal(r, H) for _ in "ifgo"])
         elif kind == "Wx":
@@ -60,18 +60,18 @@ def init_params(sizes, aux, T, seed=0, forget_bias=1.0, dtype="float32"):
         elif kind == "b":
             w = gate_biases(r, H, T, forget_bias)
         else:
-            w = linear(r, kind, shape)
+            w = initial_linear(r, kind, shape)
         params[name] = w.astype(dtype)
     return params
 
 
-def stream(seed, name):
+def parameter_rng(seed, name):
     """The generator of a parameter's initial value."""
     return rng(seed, WEIGHTS, zlib.crc32(name.encode()))
 
 
-def linear(r, kind, shape):
-    """The first W ("W1", say) of a linear layer, or its first b: 0."""
+def initial_linear(r, kind, shape):
+    """The initial weight of a linear layer, where the kind is "W" and more, or its bias: 0."""
     return glorot(r, shape, shape[0]) if kind.startswith("W") else np.zeros(shape)
 
 

@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
     losses: dict  # "supervised", "r", "p"
     grads: dict  # of the parameters that this phase trains
-    dWh: dict  # main.Wh's gradient from the "supervised" and from the "auxiliary" losses, for their norms
+    dWh: dict  # main.Wh's gradient [4H, H] from the "supervised" and from the "auxiliary" losses, for their norms
     fed: list  # what r's decoder read, an array [L-1, D, N] an anchor, to replay it in gradient checks
 
 
@@ -81,12 +81,17 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
             start = windows.p_lead(a, aux_K)[0] if t0 == 0 else a + t0
             if aux_K > 0:
                 sweeps.append(Sweep((start, a + t1), from_auxiliary, dh))
-    sweep(main, sweeps)
+    run_sweeps(main, sweeps)
 
     for name in trained:
         from_auxiliary[name] *= aux_weight
     dWh = {"supervised": from_labels["main.Wh"], "auxiliary": from_auxiliary["main.Wh"]}
     return Result(losses, {k: from_labels[k] + from_auxiliary[k] for k in trained}, dWh, fed)
+
+
+def logits(params, x, mask=None):
+    """The scores of the classes `[classes, N]`, of x `[T, D, N]` or tokens `[T, N]`, without DropConnect."""
+    return mlp_forward(main_forward(params, x, [], mask).last, params, "classifier")[0]
 
 
 def classify(params, h, y, masks, scale, grads):
@@ -95,6 +100,12 @@ def classify(params, h, y, masks, scale, grads):
     loss, loss_cache = softmax_cross_entropy_forward(logits, y, scale)
     dlogits = softmax_cross_entropy_backward(loss_cache)  # [classes, N]
     return loss, mlp_backward(dlogits, cache, params, grads, "classifier", masks)
+
+
+def supervised_result(loss, grads, name):
+    """The Result of a model without auxiliary losses; its parameter `name` stands for main.Wh."""
+    dWh = {"supervised": grads[name], "auxiliary": array_module(grads[name]).zeros_like(grads[name])}
+    return Result({"supervised": loss, "r": 0.0, "p": 0.0}, grads, dWh, [])
 
 
 class Sweep(NamedTuple):
@@ -107,9 +118,9 @@ class Sweep(NamedTuple):
     dc_last: Any = None  # [H, N] enters the last c
 
 
-def sweep(main, sweeps):
-    """Run the sweeps. Where their spans overlap they go side by side, but each loss has its own columns and ends at
-    its own cut: none rides past it in another's window."""
+def run_sweeps(main, sweeps):
+    """Back through the main LSTM. Where their spans overlap they go side by side, but each loss has its own columns
+    and ends at its own cut: none rides past it in another's window."""
     begins = [s.span[1] - (0 if s.dh is None else len(s.dh)) for s in sweeps]  # of dh
     boundaries = sorted({*begins, *(t for s in sweeps for t in s.span)}, reverse=True)
     states = [(s.dh_last, s.dc_last, None) for s in sweeps]  # dh, dc, (dWx, dWh, db) so far
@@ -154,9 +165,10 @@ def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
     """Run the main LSTM from zeros, keeping the activations of the disjoint spans `keep`; to step T-1, or no
     further than the last span.
 
-    `mask [T, N]` is 0 at padded steps. `every` n > 0 keeps only the state at every n-th step of the spans, and runs
-    those steps again when a sweep asks for them (Chen et al. 2016): with n about √T full BPTT takes memory for √T
-    steps instead of T, and a forward pass more for each sweep. The gradients are the same.
+    x `[T, D, N]`, or tokens `[T, N]`; `mask [T, N]` is 0 at padded steps. `every` n > 0 keeps only the state at
+    every n-th step of the spans, and runs those steps again when a sweep asks for them (Chen et al. 2016): with n
+    about √T full BPTT takes memory for √T steps instead of T, and a forward pass more for each sweep. The gradients
+    are the same.
     """
     weights, embedding = layer_weights(params, "main")
     xp = array_module(x)
@@ -182,11 +194,11 @@ def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
 class Again(NamedTuple):
     """A part of `Main` whose activations are not kept but made again."""
 
-    x: Any
-    mask: Any
-    weights: tuple
+    x: Any  # [S, D, N], or tokens [S, N]
+    mask: Any  # [S, N], or None
+    weights: tuple  # Wx, Wh, b
     every: int
-    states: list  # (h, c) before every n-th step
+    states: list  # (h, c), each [H, N], before every n-th step
 
     def steps(self, s0, s1):
         """The LSTMCache of steps s0 ... s1-1 of the part."""
@@ -197,17 +209,19 @@ class Again(NamedTuple):
 
 
 def between(mask, t0, t1):
+    """The mask `[T, N]` of steps t0 ... t1-1; None stays None."""
     return None if mask is None else mask[t0:t1]
 
 
 def draw(
-    seed, step, aux, n, L, T, N, shapes, own_probability=0.0, dropconnect=0.0, shortest=None, evaluation=False
+    seed, step, aux, n, L, T, N, shapes, *, own_probability=0.0, dropconnect=0.0, shortest=None, evaluation=False
 ):
-    """Draw a batch's `Draws` on the host, from `rng(seed, stream, step)`.
+    """Draw the `Draws` of a batch of N sequences of T steps on the host, from `rng(seed, stream, step)`.
 
-    n anchors for each of `aux`; `own_probability` that a step of r's decoder is fed its own output;
-    `dropconnect` the probability that a weight of the classifier's hidden layers is dropped; `shortest` the
-    shortest sequence's length. `evaluation`: other anchors, no DropConnect, and no coins.
+    n anchors for each of `aux`, with segments of L steps; `shapes` of the parameters; `own_probability` that a step
+    of r's decoder is fed its own output; `dropconnect` the probability that a weight of the classifier's hidden
+    layers is dropped; `shortest` the shortest sequence's length. `evaluation`: other anchors, no DropConnect, and
+    no coins.
     """
     L = windows.fit_length(L, shortest or T)
     stream = EVALUATION if evaluation else ANCHORS

@@ -40,7 +40,8 @@ def problems(draw_from):
     params = random_model(rng, kind, D, H, tokens)
     x, y = random_batch(rng, T, D, N, tokens)
     shapes = {name: w.shape for name, w in params.items()}
-    draws = draw(seed, 0, kind, anchors, L, T, N, shapes, 0.5, 0.3, shortest)
+    how = {"own_probability": 0.5, "dropconnect": 0.3, "shortest": shortest}
+    draws = draw(seed, 0, kind, anchors, L, T, N, shapes, **how)
     lengths = rng.integers(shortest, T + 1, N)
     lengths[0] = shortest
     return seed, {

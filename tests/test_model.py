@@ -215,7 +215,8 @@ def test_padded_steps_made_again_give_the_same_bits():
     r = np.random.default_rng(0)
     params = random_model(r, "rp", D=5, H=3, tokens=True)
     x, y = random_batch(r, 40, 5, 4, tokens=True)
-    draws = draw(0, 0, "rp", 2, 6, 40, 4, {k: w.shape for k, w in params.items()}, 0.5, 0.3, shortest=20)
+    shapes, how = {k: w.shape for k, w in params.items()}, {"own_probability": 0.5, "dropconnect": 0.3}
+    draws = draw(0, 0, "rp", 2, 6, 40, 4, shapes, **how, shortest=20)
     mask = padding(40, 4, [20, 33, 40, 27])
     kept, again = (loss_and_grads(params, x, y, draws, 40, 40, mask=mask, every=n) for n in (0, 8))
     assert all((grad == again.grads[name]).all() for name, grad in kept.grads.items())

@@ -9,8 +9,8 @@ the LSTM's. There is no auxiliary loss: its decoders start from an LSTM's two st
 import numpy as np
 
 from ..arrays import array_module
-from ..initial import linear, mlp_shapes, stream
-from ..model import Result, between, classify
+from ..initial import initial_linear, mlp_shapes, parameter_rng
+from ..model import between, classify, supervised_result
 from ..ops import mlp_forward
 from ..windows import supervised_span
 
@@ -26,13 +26,13 @@ def init_params(sizes, aux="none", T=None, seed=0, forget_bias=None, dtype="floa
     """As `initial.init_params`: Wh the identity, Wx N(0, 0.3²). T and `forget_bias` are not used."""
     params = {}
     for name, shape in parameter_shapes(sizes, aux).items():
-        r = stream(seed, name)
+        r = parameter_rng(seed, name)
         if name == "main.Wh":
             w = np.eye(sizes.H)
         elif name == "main.Wx":
             w = 0.3 * r.standard_normal(shape)  # Le et al. have 0.001, with which it learns far later
         else:
-            w = linear(r, name.split(".")[-1], shape)
+            w = initial_linear(r, name.split(".")[-1], shape)
         params[name] = w.astype(dtype)
     return params
 
@@ -103,5 +103,4 @@ def loss_and_grads(params, x, y, draws, K, aux_K=0, aux_weight=1.0, batch_size=N
     if K > 0:
         *dweights, _ = irnn_backward(dh, x[t0:], hs, params["main.Wx"], params["main.Wh"])
         grads["main.Wx"], grads["main.Wh"], grads["main.b"] = dweights
-    dWh = {"supervised": grads["main.Wh"], "auxiliary": xp.zeros_like(grads["main.Wh"])}
-    return Result({"supervised": loss, "r": 0.0, "p": 0.0}, grads, dWh, [])
+    return supervised_result(loss, grads, "main.Wh")

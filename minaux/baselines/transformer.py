@@ -28,8 +28,8 @@ import math
 import numpy as np
 
 from ..arrays import array_module, on_gpu
-from ..initial import linear, mlp_shapes, stream
-from ..model import Result, classify
+from ..initial import initial_linear, mlp_shapes, parameter_rng
+from ..model import classify, supervised_result
 from ..ops import mlp_forward, relu_backward, relu_forward
 
 LAYERS, HEADS = 2, 4
@@ -62,13 +62,13 @@ def init_params(sizes, aux="none", T=None, seed=0, forget_bias=None, dtype="floa
     positions. T and `forget_bias` are not used."""
     params = {}
     for name, shape in parameter_shapes(sizes, aux).items():
-        r, kind = stream(seed, name), name.split(".")[-1]
+        r, kind = parameter_rng(seed, name), name.split(".")[-1]
         if kind == "We":
             w = r.standard_normal(shape)
         elif kind == "gain":
             w = np.ones(shape)
         else:
-            w = linear(r, kind, shape)
+            w = initial_linear(r, kind, shape)
         params[name] = w.astype(dtype)
     return params
 
@@ -310,8 +310,7 @@ def loss_and_grads(params, x, y, draws, K, aux_K=0, aux_weight=1.0, batch_size=N
     grads = {name: xp.zeros_like(w) for name, w in params.items()}
     loss, dm = classify(params, m.T, y, draws.masks, 1 / (batch_size or x.shape[-1]), grads)
     encoder_backward(dm.T, encoder, params, grads)
-    dWh = {"supervised": grads["layer0.Wv"], "auxiliary": xp.zeros_like(grads["layer0.Wv"])}
-    return Result({"supervised": loss, "r": 0.0, "p": 0.0}, grads, dWh, [])
+    return supervised_result(loss, grads, "layer0.Wv")
 
 
 def needed_bytes(T, N, sizes, dtype="float32", shards=1, gpu=False):

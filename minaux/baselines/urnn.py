@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import array_module
-from ..initial import glorot, linear, stream
-from ..model import Result, between
+from ..initial import glorot, initial_linear, parameter_rng
+from ..model import between, supervised_result
 from ..ops import (
     linear_backward,
     linear_forward,
@@ -53,13 +53,13 @@ def init_params(sizes, aux="none", T=None, seed=0, forget_bias=None, dtype="floa
     params, n = {}, 4 * sizes.H
     limits = {"theta": np.pi, "reflection": 1, "h0": np.sqrt(1.5 / n)}  # |h0|² is 1 on average
     for name, shape in parameter_shapes(sizes, aux).items():
-        r, kind = stream(seed, name), name.split(".")[-1]
+        r, kind = parameter_rng(seed, name), name.split(".")[-1]
         if kind == "Wx":
             w = glorot(r, shape, n)
         elif kind in limits:
             w = r.uniform(-limits[kind], limits[kind], shape)
         else:
-            w = linear(r, kind, shape)
+            w = initial_linear(r, kind, shape)
         params[name] = w.astype(dtype)
     return params
 
@@ -301,5 +301,4 @@ def loss_and_grads(params, x, y, draws, K, aux_K=0, aux_weight=1.0, batch_size=N
             as_complex(grads["main.h0"])[:] += dh.sum(0)
         elif mask is not None:  # a sequence of K steps begins here
             as_complex(grads["main.h0"])[:] += (1 - mask[t0 - 1]) @ dh
-    dWh = {"supervised": grads["main.theta"], "auxiliary": xp.zeros_like(grads["main.theta"])}
-    return Result({"supervised": loss, "r": 0.0, "p": 0.0}, grads, dWh, [])
+    return supervised_result(loss, grads, "main.theta")

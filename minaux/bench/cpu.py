@@ -36,7 +36,6 @@ from ..training.loop import train_step
 from ..training.processes import processes, python
 from ..training.run import new_state, set_up
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 CLASSES = 10
 LENGTHS = (784, 1024, 4096, 16384)
 LR = 1e-3
@@ -190,7 +189,11 @@ def new_run(case, threads, device="cpu", batches=2):
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
         run = set_up(cfg, task, out)
         state = new_state(run)
-    return run, state, lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, case.own)
+    return (
+        run,
+        state,
+        lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, own_probability=case.own),
+    )
 
 
 # A program yields (step, memory): step() works once and returns (its operations, what it found), memory() is the

@@ -9,8 +9,14 @@ from .names import LSTMS
 
 # MNIST at 14x14, 196 steps, the labels' gradient cut after 3 of them (results/trials/notes.md, 9).
 OPTIONS = {
-    **{"task": "mnist", "size": 14, "limit_train": 11_000, "valid": 1_000},
-    **{"bptt": 3, "aux_bptt": 75, "aux_length": 25, "epochs": 3},
+    "task": "mnist",
+    "size": 14,
+    "limit_train": 11_000,
+    "valid": 1_000,
+    "bptt": 3,
+    "aux_bptt": 75,
+    "aux_length": 25,
+    "epochs": 3,
 }
 
 

@@ -61,6 +61,6 @@ def export(run, out):
     cfg = directory.read_config()
     if cfg.model != "lstm":
         raise UserError(f"{run} is of a model that is not exported, {cfg.model}: only LSTMs are")
-    state = directory.load(cfg)
+
     metadata = {"minaux": json.dumps({**dataclasses.asdict(cfg), "data_dir": None})}
-    write_whole(out, save(names(state.best or state.params), metadata))
+    write_whole(out, save(names(directory.load(cfg).tested[0]), metadata))

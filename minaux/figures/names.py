@@ -1,4 +1,4 @@
-"""Names of runs and files, as figures and tables show them: any name a directory can have."""
+"""What figures and tables call things: names of runs and files, whatever name a directory has, and accuracies."""
 
 import os
 
@@ -21,6 +21,12 @@ def readable(runs, read, tell=None):
     for error in errors:
         tell(f"left out: {error}")
     return found
+
+
+def mean_and_range(percent):
+    """The mean of accuracies in percent, of several with the lowest and highest: "78.1 (75.2 to 81.4)"."""
+    mean = f"{sum(percent) / len(percent):.1f}"
+    return f"{mean} ({min(percent):.1f} to {max(percent):.1f})" if len(percent) > 1 else mean
 
 
 def short_names(runs):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from ..training.checkpoint import read_result, read_rows
 from . import plots
-from .names import LSTMS
+from .names import LSTMS, mean_and_range
 from .plots import COLORS, LINES
 
 AUX = tuple(LSTMS)
@@ -51,7 +51,7 @@ def summary(name, grid):
     lines = markdown(
         [*points[0].options, "test accuracy, %", "training loss at the end"],
         [[*p.options.values(), accuracy(p), f"{sum(p.losses) / len(p.losses):.3f}"] for p in points],
-        f"The training loss is a mean of the last {plots.MEAN} rows; {SIGNS}",
+        f"\nThe training loss is a mean of the last {plots.MEAN} rows; {SIGNS}",
     )
     return lines, FIGURES[name](points)
 
@@ -60,13 +60,12 @@ SIGNS = "of several seeds the mean (lowest to highest) stands; * the run has not
 
 
 def accuracy(point):
-    y = point.accuracies
-    return f"{sum(y) / len(y):.1f}" + (f" ({min(y):.1f} to {max(y):.1f})" if len(y) > 1 else "") + point.star
+    return mean_and_range(point.accuracies) + point.star
 
 
-def markdown(heads, rows, below):
+def markdown(heads, rows, *below):
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join([*(f"| {' | '.join(map(str, cells))} |" for cells in lines), "", below])
+    return "\n".join([*(f"| {' | '.join(map(str, cells))} |" for cells in lines), *below])
 
 
 def truncation_figure(points):
@@ -192,7 +191,7 @@ def length_summary(grid, rows):
         cells[-1] += [f"{1e3 * cost['ours_s']:.0f}", f"{cost['ours_mb']:.0f}"]
     heads = ["aux", "size", "steps of a sequence", "test accuracy, %", "minutes of the run"]
     heads += ["ms a training step", "MB of it"]
-    below = f"ms and MB are of a training step on one process, as `bench` measures it; {SIGNS}"
+    below = f"\nms and MB are of a training step on one process, as `bench` measures it; {SIGNS}"
     return markdown(heads, cells, below), figure
 
 
@@ -200,21 +199,27 @@ def cost_summary(rows):
     """(the table in Markdown, the figure) of `bench`'s rows: seconds and peak memory of a training step."""
     from matplotlib.figure import Figure
 
-    lines = ["| training step | sequence length | ms | peak memory, MB |", "|---|---|---|---|"]
-    for name in dict.fromkeys(row["name"] for row in rows):
-        some = sorted((row["T"], row["ours_s"], row["ours_mb"]) for row in rows if row["name"] == name)
-        lines += [f"| {name} | {T:,} | {1e3 * s:.0f} | {mb:.0f} |" for T, s, mb in some]
+    heads = ["training step", "sequence length", "ms", "peak memory, MB"]
+    cells = [(name, f"{T:,}", f"{1e3 * s:.0f}", f"{mb:.0f}") for name, some in by_name(rows) for T, s, mb in some]
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     draw_costs(*figure.subplots(1, 2), rows)
-    return "\n".join(lines), figure
+    return markdown(heads, cells), figure
+
+
+def by_name(rows):
+    """[(name, [(T, seconds, MB)], shortest sequences first)] of the rows that `bench` measured."""
+    names = dict.fromkeys(row["name"] for row in rows)
+    return [
+        (name, sorted((row["T"], row["ours_s"], row["ours_mb"]) for row in rows if row["name"] == name))
+        for name in names
+    ]
 
 
 def draw_costs(seconds, memory, rows):
     """Time and memory of a training step against the length, a line for each name, in two panels."""
     from matplotlib.ticker import LogLocator
 
-    for n, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
-        some = sorted((row["T"], row["ours_s"], row["ours_mb"]) for row in rows if row["name"] == name)
+    for n, (name, some) in enumerate(by_name(rows)):
         lengths, times, sizes = zip(*some)
         seconds.plot(lengths, times, label=name, **style(n))
         memory.plot(lengths, sizes, label=name, **style(n))

@@ -6,7 +6,7 @@ import os
 
 from ..training import config, paper, report
 from ..training.checkpoint import read_result
-from .names import printable, readable, short_names
+from .names import mean_and_range, printable, readable, short_names
 
 TASKS = {"mnist": "MNIST", "pmnist": "pMNIST", "cifar10": "CIFAR-10", "dogs": "Dogs", "dbpedia": "DBpedia"}
 HEADS = "run", "task", "model", "truncation", "other settings", "accuracy, %", "seeds", "paper"
@@ -103,9 +103,7 @@ def outcome(found):
     """The last cells of a row's runs, (Config, result) each: accuracy, their mean and range; seeds; the paper's."""
     tested = [result for _, result in found if result is not None]
     percent = [100 * result["test_accuracy"] for result in tested]
-    cell = f"{sum(percent) / len(percent):.1f}" if tested else "not tested yet"
-    if len(percent) > 1:
-        cell += f" ({min(percent):.1f} to {max(percent):.1f})"
+    cell = mean_and_range(percent) if tested else "not tested yet"
     if not all(result["complete"] for result in tested):
         cell += " *"
     cfg = found[0][0]

@@ -32,6 +32,11 @@ class State:
     evaluated: int = 0  # the step of the last validation
     elapsed_s: float = 0.0
 
+    @property
+    def tested(self):
+        """(the weights to test and use, their step): the best on validation, without validation the last."""
+        return (self.best, self.best_step) if self.best else (self.params, self.step)
+
 
 def check_directory(path):
     """Raise UserError if there can be no directory of that name."""

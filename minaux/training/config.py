@@ -24,14 +24,18 @@ PRESETS = {
 }
 # What else `quick` sets for the LSTM.
 QUICK_LSTM = {
-    **{"forget_bias": "loguniform", "lr": 3e-3, "lr_schedule": "cosine"},
-    **{"batch_size": 32, "dropconnect": 0.0},
+    "forget_bias": "loguniform",
+    "lr": 3e-3,
+    "lr_schedule": "cosine",
+    "batch_size": 32,
+    "dropconnect": 0.0,
 }
 # What the baselines set, with either preset: settings at which they learn (results/trials/notes.md, 10).
+RECURRENT = {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"}
 BASELINES = {
-    "irnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"},
-    "urnn": {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"},
-    "transformer": {"bptt": "full", "batch_size": 16, "dropconnect": 0.0, "lr": 5e-4, "lr_schedule": "cosine"},
+    "irnn": RECURRENT,
+    "urnn": RECURRENT,
+    "transformer": {**RECURRENT, "batch_size": 16, "lr": 5e-4},
 }
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}

@@ -139,11 +139,8 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
     does not depend on --batch-size and --threads. Raises Stopped if the Stop `stop` is set.
     """
     sums, lengths = {}, batches.lengths_of(x)
-    order = rows[np.argsort(lengths[rows], kind="stable")]
-    # A model whose memory grows with the steps has room for a batch; it has no anchors.
-    size = min(BLOCK, run.cfg.batch_size) if hasattr(run.model, "needed_bytes") else BLOCK
-    blocks = [order[start : start + size] for start in range(0, len(order), size)]
-    logits, n = getattr(run.model, "logits", None), shards.workers.n
+    blocks, n = in_blocks(run.cfg, run.model, rows, lengths), shards.workers.n
+    logits = None if run.cfg.model == "lstm" else run.model.logits
     for first in tqdm(range(0, len(blocks), n), "evaluating", leave=False, disable=run.cfg.quiet or None):
         if stop is not None:
             stop.check()
@@ -157,6 +154,14 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
     counts = {"r_swap_gap": sums.pop("r_pairs", 0)}  # the others are over all
     means = {name: value / counts.get(name, len(rows)) for name, value in sums.items()}
     return {"accuracy": means.pop("correct"), **means}
+
+
+def in_blocks(cfg, model, rows, lengths):
+    """The rows of sequences of such lengths in blocks, shortest first."""
+    order = rows[np.argsort(lengths[rows], kind="stable")]
+    # A model whose memory grows with the steps has room for a batch; it has no anchors.
+    size = min(BLOCK, cfg.batch_size) if hasattr(model, "needed_bytes") else BLOCK
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def draw_for(run, number, x, lengths):
@@ -176,7 +181,7 @@ def evaluate_and_tell(run, shards, state, params, split, stop):
     run.write_row(state, kind="eval", split=split, **result)
     if not run.cfg.quiet:
         phase = "pretraining" if state.step <= run.pretrain_steps else "joint training"
-        step = state.best_step if split == "test" and state.best else state.step
+        step = state.tested[1] if split == "test" else state.step
         run.echo(report.evaluation(split, step, phase, result))
     return result
 
@@ -192,7 +197,7 @@ def validate(run, shards, state, stop):
 
 def test(run, shards, state, stop):
     """Test the best weights (the last ones, without validation). Returns what goes into result.json."""
-    accuracy = evaluate_and_tell(run, shards, state, state.best or state.params, "test", stop)["accuracy"]
+    accuracy = evaluate_and_tell(run, shards, state, state.tested[0], "test", stop)["accuracy"]
     return {
         **{name: getattr(run.cfg, name) for name in ("task", "model", "aux", "bptt", "seed")},
         "test_accuracy": accuracy,
@@ -209,10 +214,9 @@ def test(run, shards, state, stop):
 
 def evaluate_saved(run):
     """Test the checkpoint's best weights; writes nothing."""
-    state = load(run)
+    params, step = load(run).tested
     with run.open_shards() as shards:
-        result = evaluate_rows(run, shards, state.best or state.params, *run.sequences("test"))
-    step = state.best_step if state.best else state.step
+        result = evaluate_rows(run, shards, params, *run.sequences("test"))
     accuracy, examples = result.pop("accuracy"), len(run.test_rows)
     return {"test_accuracy": accuracy, "test_examples": examples, "step": step, **result}
 
@@ -222,16 +226,15 @@ def answers(run, n):
     `[n, ., D]`, of tokens `[n, .]`; the step of these weights. Raises UserError if there is no auxiliary loss."""
     if run.cfg.aux == "none":
         raise UserError(f"{run.directory.path} has no auxiliary loss: there is nothing to reconstruct")
-    state, tokens = load(run), run.task.tokens
+    (params, step), tokens = load(run).tested, run.task.tokens
     rows = run.test_rows[:n]
     x, lengths = batches.take(run.task.x_test, rows), batches.lengths_of(run.task.x_test)[rows]
     batch = x, None, draw_for(run, 0, x, lengths), lengths  # in one part, for each to have a neighbour
     with run.open_shards() as shards:
-        [found] = shards.run(outputs, state.best or state.params, [batch], mean=run.mean)
+        [found] = shards.run(outputs, params, [batch], mean=run.mean)
 
     def rows_first(y):
         return np.moveaxis(to_host(y).argmax(1) if tokens else to_host(y), -1, 0)
 
     found = [a._replace(y=rows_first(a.y), rival_y=rows_first(a.rival_y)) for a in found]
-    step = state.best_step if state.best else state.step
     return x if tokens else batches.scaled(x, run.cfg.dtype), found, step

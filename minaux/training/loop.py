@@ -82,7 +82,7 @@ def train_step(run, shards, state, stop=None):
     """
     cfg, step = run.cfg, state.step
     with stop.saving(lambda: save(run, state)) if stop else contextlib.nullcontext():
-        losses, grads, row, n = loss_and_grads(run, shards, state.params, step)
+        losses, grads, row, n = batch_of_step(run, shards, state.params, step)
     norm = optim.global_norm(grads)
     if run.device == "cpu" or row_is_due(run, step + 1):
         row = {name: value if value is None or name == "phase" else float(value) for name, value in row.items()}
@@ -97,7 +97,7 @@ def train_step(run, shards, state, stop=None):
     return row, n
 
 
-def loss_and_grads(run, shards, params, step):
+def batch_of_step(run, shards, params, step):
     """The batch of `step`: its losses and gradients, its row of metrics.jsonl, its number of sequences."""
     cfg, pretraining = run.cfg, step < run.pretrain_steps
     own = optim.own_probability(cfg.feed_start, cfg.feed_end, step, cfg.schedule_steps["feed"])
@@ -107,9 +107,10 @@ def loss_and_grads(run, shards, params, step):
 
     def of_batch(rows, aux, labels):
         x, y = batches.take(run.task.x_train, rows), run.task.y_train[rows] if labels else None
-        size, shortest = (cfg.anchors, cfg.aux_length, x.shape[1], len(rows)), run.lengths[rows].min()
-        dropconnect = cfg.dropconnect if labels else 0
-        draws = model.draw(cfg.seed, step, aux, *size, run.shapes, own, dropconnect, shortest)
+        size = cfg.anchors, cfg.aux_length, x.shape[1], len(rows), run.shapes
+        dropconnect, shortest = cfg.dropconnect if labels else 0, run.lengths[rows].min()
+        how = {"own_probability": own, "dropconnect": dropconnect, "shortest": shortest}
+        draws = model.draw(cfg.seed, step, aux, *size, **how)
         work = run.model.loss_and_grads, params, x, y, draws, run.lengths[rows]
         return shards.loss_and_grads(*work, batch_size=len(rows), **options)
 
@@ -154,11 +155,11 @@ def estimate(run, shards, state, stop):
         return time.monotonic() - began
 
     seconds = 0.0
-    loss_and_grads(run, shards, state.params, state.step)  # the first batch is slower: it makes the arrays
+    batch_of_step(run, shards, state.params, state.step)  # the first batch is slower: it makes the arrays
     for begin, end in (0, run.pretrain_steps), (run.pretrain_steps, run.total_steps):
         if state.step < end and not stop.is_set():
             begin = max(begin, state.step)
-            seconds += (end - begin) * elapsed(loss_and_grads, state.params, begin)
+            seconds += (end - begin) * elapsed(batch_of_step, state.params, begin)
     x, y, rows = run.sequences("test")
     some = rows[: evaluation.BLOCK * shards.workers.n]
     each = elapsed(evaluation.evaluate_rows, state.params, x, y, some, stop) / len(some)

@@ -10,12 +10,11 @@ import functools
 
 import numpy as np
 
-from ..model import Draws, main_forward
-from ..ops import mlp_forward
+from ..model import Draws
 from . import batches
 from .checkpoint import RunDirectory, write_whole
 from .config import UserError
-from .evaluation import BLOCK
+from .evaluation import in_blocks
 from .run import MODELS
 from .shards import open_shards
 
@@ -28,32 +27,26 @@ def load_model(run, threads=1):
     """
     directory = RunDirectory(run)
     cfg = directory.read_config()
-    state = directory.load(cfg)
-    return functools.partial(probabilities, cfg, state.best or state.params, threads=threads)
+    params, _ = directory.load(cfg).tested
+    return functools.partial(probabilities, cfg, params, threads=threads)
 
 
 def probabilities(cfg, params, x, threads=1):
     """See `load_model`."""
     x = checked(cfg, params, x)
-    lengths = batches.lengths_of(x)
-    order = np.argsort(lengths, kind="stable")
-    size = min(BLOCK, cfg.batch_size)
-    parts = [order[start : start + size] for start in range(0, len(x), size)]
-    logits = getattr(MODELS[cfg.model][0], "logits", None)
+    model, lengths = MODELS[cfg.model][0], batches.lengths_of(x)
+    blocks = in_blocks(cfg, model, np.arange(len(x)), lengths)
     with open_shards(1, cfg.dtype, threads) as shards:
-        some = [(batches.take(x, rows), None, Draws(), lengths[rows]) for rows in parts]
-        found = np.concatenate([p.copy() for p in shards.run(softmax, params, some, logits=logits)])
+        some = [(batches.take(x, rows), None, Draws(), lengths[rows]) for rows in blocks]
+        found = np.concatenate([p.copy() for p in shards.run(softmax, params, some, logits=model.logits)])
     if not np.isfinite(found).all():
         raise UserError(f"x holds numbers too large for the model in {cfg.dtype}: scale it as in training")
-    return found[np.argsort(order)]
+    return found[np.argsort(np.concatenate(blocks))]
 
 
-def softmax(params, x, y, draws, mask=None, logits=None):
+def softmax(params, x, y, draws, logits, mask=None):
     """The probabilities `[N, classes]` of x `[T, D, N]` or `[T, N]`."""
-    if logits:
-        scores = logits(params, x, mask)
-    else:
-        scores = mlp_forward(main_forward(params, x, [], mask).last, params, "classifier")[0]  # [classes, N]
+    scores = logits(params, x, mask)  # [classes, N]
     p = np.exp(scores - scores.max(0))
     return (p / p.sum(0)).T
 

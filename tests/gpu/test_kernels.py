@@ -125,7 +125,7 @@ def batch(kind, H, tokens, T=11, D=2, N=5, padded=False):
     params = {name: r.standard_normal(shape) / np.sqrt(shape[-1]) for name, shape in shapes.items()}
     x, y = random_batch(r, T, D, N, tokens)
     lengths = r.integers(7, T + 1, N) if padded else np.full(N, T)
-    draws = draw(0, 0, kind, 2, 5, T, N, shapes, 0.5, 0.3, min(lengths))
+    draws = draw(0, 0, kind, 2, 5, T, N, shapes, own_probability=0.5, dropconnect=0.3, shortest=min(lengths))
     mask = padding(T, N, lengths) if padded else None
     return params, x, y, draws, {"K": 4, "aux_K": 3, "aux_weight": 0.7, "mask": mask}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from datasets import Task
 from minaux.training import batches, config
 from minaux.training.evaluation import evaluate_rows
-from minaux.training.loop import loss_and_grads, train
+from minaux.training.loop import batch_of_step, train
 from minaux.training.run import new_state, saved_state, set_up
 from minaux.training.shards import Shards
 from tests.strategies import seeds
@@ -84,7 +84,7 @@ def test_padding_changes_nothing(tmp_path_factory, seed, n, aux):
         return each(shards, function, params, inputs, y, draws, lengths, **options)
 
     with mock.patch.object(Shards, "each", spy), run.open_shards() as shards:
-        losses, grads, _, _ = loss_and_grads(run, shards, state.params, 0)
+        losses, grads, _, _ = batch_of_step(run, shards, state.params, 0)
         function, params, inputs, y, draws, options = seen[0]
         alone = []
         for column, row in enumerate(run.shuffled.rows(0, 0)):
@@ -109,7 +109,7 @@ def test_shards_of_a_padded_batch_add_up_to_it(tmp_path, threads):
         run = token_run(tmp_path / f"{shards} of {threads}", texts(8, 20), threads=shards)
         state = new_state(run)
         with run.open_shards() as shards:
-            found.append(loss_and_grads(run, shards, state.params, 0)[1])
+            found.append(batch_of_step(run, shards, state.params, 0)[1])
     for name, grad in found[0].items():
         np.testing.assert_allclose(found[1][name], grad, rtol=1e-9, atol=1e-12)
 

@@ -7,7 +7,7 @@ from datasets import Task
 from minaux import model
 from minaux.training import config
 from minaux.training.config import UserError
-from minaux.training.loop import loss_and_grads
+from minaux.training.loop import batch_of_step
 from minaux.training.run import new_state, set_up
 from tests.conftest import SMALL, assert_same_run, read_json, rows
 
@@ -71,14 +71,14 @@ def test_each_loss_has_its_own_batch(tmp_path):
     run = run_of(tmp_path / "run", limit_labels=8, aux_weight=0.5)
     state, step = new_state(run), 11
     with run.open_shards() as shards:
-        losses, grads, row, n = loss_and_grads(run, shards, state.params, step)
+        losses, grads, row, n = batch_of_step(run, shards, state.params, step)
     labelled, others = run.labelled.rows(1, 1), run.shuffled.rows(1, 1)
     assert n == 8 and set(labelled) <= set(run.labelled.all_rows)
 
     def alone(rows, aux, y):
         x = np.ascontiguousarray(X[rows].transpose(1, 2, 0)).astype("float32") / 255
         own = run.cfg.feed_end if step >= run.pretrain_steps else 0
-        draws = model.draw(0, step, aux, 1, 4, 9, len(rows), run.shapes, own)
+        draws = model.draw(0, step, aux, 1, 4, 9, len(rows), run.shapes, own_probability=own)
         return model.loss_and_grads(state.params, x, y, draws, run.K, run.aux_K, 0.5)
 
     supervised, auxiliary = alone(labelled, "none", Y[labelled]), alone(others, "rp", None)

@@ -17,7 +17,7 @@ from minaux.model import Draws
 from minaux.training import config, report
 from minaux.training.checkpoint import State
 from minaux.training.evaluation import evaluate_rows
-from minaux.training.loop import loss_and_grads, train, train_step
+from minaux.training.loop import batch_of_step, train, train_step
 from minaux.training.run import Run, new_state, save, saved_state, set_up
 from minaux.training.shards import Shards
 
@@ -161,7 +161,7 @@ def test_an_epoch_sees_every_training_sequence_once_in_a_new_order(tmp_path, mon
     monkeypatch.setattr(Shards, "each", spy)
     with run.open_shards() as shards:
         for step in range(20):
-            loss_and_grads(run, shards, state.params, step)
+            batch_of_step(run, shards, state.params, step)
     first, second = np.concatenate(seen[:10]), np.concatenate(seen[10:])
     assert (
         sorted(map(bytes, first))
@@ -297,7 +297,7 @@ def test_the_auxiliary_weight_scales_the_auxiliary_gradient_alone(tmp_path):
         run = set_up(options(aux="p", pretrain_epochs=0, aux_weight=weight), toy(), tmp_path / str(weight))
         state = new_state(run)
         with run.open_shards() as shards:
-            _, _, row, _ = loss_and_grads(run, shards, state.params, 0)
+            _, _, row, _ = batch_of_step(run, shards, state.params, 0)
         norms[weight] = row["grad_norm_auxiliary"]
         assert row["grad_norm_supervised"] > 0 and row["loss_auxiliary"] > 0
     assert norms[0.0] == 0 and norms[2.0] == pytest.approx(2 * norms[1.0], rel=1e-5) and norms[1.0] > 0
@@ -308,7 +308,7 @@ def test_pretraining_has_no_use_for_the_auxiliary_weight(tmp_path):
     for weight in 0.0, 1.0:
         run = set_up(options(aux="r", pretrain_epochs=1, aux_weight=weight), toy(), tmp_path / str(weight))
         with run.open_shards() as shards:
-            grads.append(loss_and_grads(run, shards, new_state(run).params, 0)[1])
+            grads.append(batch_of_step(run, shards, new_state(run).params, 0)[1])
     assert all((grads[0][name] == grads[1][name]).all() for name in grads[0])
     assert grads[0]["main.Wh"].any()
 
@@ -349,7 +349,7 @@ def test_evaluation_has_anchors_of_its_own_the_same_every_time(tmp_path, monkeyp
     monkeypatch.setattr("minaux.training.evaluation.BLOCK", 4)
     with run.open_shards() as shards:
         for step in range(5):
-            loss_and_grads(run, shards, state.params, step)
+            batch_of_step(run, shards, state.params, step)
         for _ in range(2):
             evaluate_rows(run, shards, state.params, *run.sequences("test"))
     assert seen[5:10] == seen[10:15] != seen[:5] and len(set(seen[5:10])) > 1
@@ -375,7 +375,7 @@ def test_shards_add_up_to_the_batch_of_every_model(tmp_path, model):
         run = set_up(options(**kind, dtype="float64", threads=threads), toy(), tmp_path / str(threads))
         state = new_state(run)
         with run.open_shards() as shards:
-            found.append(loss_and_grads(run, shards, state.params, 0)[1])
+            found.append(batch_of_step(run, shards, state.params, 0)[1])
     for name, grad in found[0].items():
         np.testing.assert_allclose(found[1][name], grad, rtol=1e-9, atol=1e-12)
 

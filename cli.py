@@ -362,7 +362,7 @@ def left_out(line):
 @click.option(
     "--data-dir",
     type=click.Path(),
-    help="The .npz file with x, or where the task's files are now.  [default: the run's test sequences]",
+    help="An .npz file with x, or the folder where the task's files are now.  [default: the run's test sequences]",
 )
 @click.option("--out", default="predictions.csv", show_default=True, help="The file to write.")
 @one_line_errors
@@ -415,6 +415,8 @@ def reconstruct(run, out, data_dir):
     draws the error against the distance from the anchor, too: how far back the state remembers. Text is printed
     line below line.
     """
+    if out is not None:
+        check_out(out, "reconstruction.png")  # before the data are read
     looked_at = saved_run(run, data_dir)
     out = reconstructions.checked_out(out, looked_at.task.tokens)
     found = reconstructions.reconstruction(looked_at)

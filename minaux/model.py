@@ -96,10 +96,10 @@ def logits(params, x, mask=None):
 
 def classify(params, h, y, masks, scale, grads):
     """The supervised loss of the labels y `[N]`, given the last state h `[H, N]`, and dh; adds into `grads`."""
-    logits, cache = mlp_forward(h, params, "classifier", masks)  # [classes, N]
-    loss, loss_cache = softmax_cross_entropy_forward(logits, y, scale)
-    dlogits = softmax_cross_entropy_backward(loss_cache)  # [classes, N]
-    return loss, mlp_backward(dlogits, cache, params, grads, "classifier", masks)
+    scores, cache = mlp_forward(h, params, "classifier", masks)  # [classes, N]
+    loss, loss_cache = softmax_cross_entropy_forward(scores, y, scale)
+    dscores = softmax_cross_entropy_backward(loss_cache)  # [classes, N]
+    return loss, mlp_backward(dscores, cache, params, grads, "classifier", masks)
 
 
 def supervised_result(loss, grads, name):

@@ -298,6 +298,7 @@ def test_resume_may_repeat_the_options(invoke, run, finished):
 
 
 def test_a_run_stays_on_the_device_it_began_on(invoke, run, finished, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
     assert read(finished / "config.json")["device"] == "cpu"
     config = read(run / "config.json")
     (run / "config.json").write_text(json.dumps({**config, "device": "auto"}))  # as older versions wrote it

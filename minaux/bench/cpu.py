@@ -189,11 +189,11 @@ def new_run(case, threads, device="cpu", batches=2):
     with tempfile.TemporaryDirectory() as out:  # nothing is saved after step 0
         run = set_up(cfg, task, out)
         state = new_state(run)
-    return (
-        run,
-        state,
-        lambda step: model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, own_probability=case.own),
-    )
+
+    def draws(step):
+        return model.draw(cfg.seed, step, cfg.aux, 1, L, case.T, N, run.shapes, own_probability=case.own)
+
+    return run, state, draws
 
 
 # A program yields (step, memory): step() works once and returns (its operations, what it found), memory() is the

@@ -12,6 +12,7 @@ cost        time and memory of a training step against the length of the sequenc
 
 import functools
 import json
+import math
 import os
 
 from ..training import config
@@ -136,7 +137,7 @@ def cost(out, processes, tell):
     measured."""
     from ..bench import cpu as bench
 
-    note(out, {"analysis": "cost", "processes": processes})
+    note(out, {"analysis": "cost"})
     return write_costs(out, [(*case, processes) for case in bench.costs()], summaries.cost_summary, tell)
 
 
@@ -150,9 +151,15 @@ def write_costs(out, cases, summarise, tell):
         with RunDirectory(out).held():
             rows = read_costs(path) if os.path.exists(path) else []
             for name, case, processes in cases:
+                for row in rows:
+                    if row.get("processes", processes) != processes:
+                        what = f"on {row['processes']} processes, not {processes}"
+                        raise UserError(f"{path} was measured {what}: choose another --out")
                 if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
                     tell(f"measuring a training step: {name}, {case.T:,} steps a sequence")
-                    rows.append({"name": name, **bench.measure(case, processes, 3, pytorch=False)})
+                    rows.append(
+                        {"name": name, "processes": processes, **bench.measure(case, processes, 3, pytorch=False)}
+                    )
                     write_whole(path, json.dumps(rows).encode())
             return write(out, *summarise(rows))
     except Held:
@@ -165,14 +172,16 @@ def read_costs(path):
     rows = read_json(path)
     numbers = ("T", "N", "ours_s", "ours_mb")
     try:
-        if isinstance(rows, list) and all(row["name"] and all(row[k] >= 0 for k in numbers) for row in rows):
+        if isinstance(rows, list) and all(
+            isinstance(row["name"], str) and all(0 <= row[k] < math.inf for k in numbers) for row in rows
+        ):
             return rows
     except (TypeError, KeyError):
         pass
     raise UserError(f"{path} is damaged: delete it, and the training steps are measured again")
 
 
-FREE = ("quiet", "data_dir", "threads")  # options that may differ when an analysis goes on
+FREE = ("quiet", "data_dir", "threads", "device")  # options that may differ when an analysis goes on
 
 
 def note(out, options):

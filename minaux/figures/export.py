@@ -61,6 +61,5 @@ def export(run, out):
     cfg = directory.read_config()
     if cfg.model != "lstm":
         raise UserError(f"{run} is of a model that is not exported, {cfg.model}: only LSTMs are")
-
     metadata = {"minaux": json.dumps({**dataclasses.asdict(cfg), "data_dir": None})}
     write_whole(out, save(names(directory.load(cfg).tested[0]), metadata))

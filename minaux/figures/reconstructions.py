@@ -9,7 +9,7 @@ from ..training import evaluation
 from ..training.checkpoint import write_whole
 from ..training.config import UserError
 from . import plots
-from .names import check_out, short_names, write_name
+from .names import short_names, write_name
 
 SAME_ORDER = "The segment in full contrast, the rest of the picture faded."
 IN_TIME = "Each square is the segment alone, its steps in the order of time, line by line; blue is beyond its end."
@@ -34,9 +34,7 @@ def reconstruction(run):
 
 def checked_out(out, tokens):
     """The file to write; by default a picture, and none for `tokens`, whose text is printed. Raises UserError if
-    nothing can be written there, or nothing of that kind."""
-    if out is not None:
-        check_out(out, "reconstruction.png")
+    its ending is of another kind."""
     if not tokens:
         out = out or "reconstruction.png"
         plots.picture_kind(out)

@@ -51,7 +51,7 @@ def summary(name, grid):
     lines = markdown(
         [*points[0].options, "test accuracy, %", "training loss at the end"],
         [[*p.options.values(), accuracy(p), f"{sum(p.losses) / len(p.losses):.3f}"] for p in points],
-        f"\nThe training loss is a mean of the last {plots.MEAN} rows; {SIGNS}",
+        f"The training loss is a mean of the last {plots.MEAN} rows; {SIGNS}",
     )
     return lines, FIGURES[name](points)
 
@@ -63,9 +63,11 @@ def accuracy(point):
     return mean_and_range(point.accuracies) + point.star
 
 
-def markdown(heads, rows, *below):
+def markdown(heads, rows, below=None):
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join([*(f"| {' | '.join(map(str, cells))} |" for cells in lines), *below])
+    return "\n".join(
+        [*(f"| {' | '.join(map(str, cells))} |" for cells in lines), *([] if below is None else ["", below])]
+    )
 
 
 def truncation_figure(points):
@@ -191,7 +193,7 @@ def length_summary(grid, rows):
         cells[-1] += [f"{1e3 * cost['ours_s']:.0f}", f"{cost['ours_mb']:.0f}"]
     heads = ["aux", "size", "steps of a sequence", "test accuracy, %", "minutes of the run"]
     heads += ["ms a training step", "MB of it"]
-    below = f"\nms and MB are of a training step on one process, as `bench` measures it; {SIGNS}"
+    below = f"ms and MB are of a training step on one process, as `bench` measures it; {SIGNS}"
     return markdown(heads, cells, below), figure
 
 

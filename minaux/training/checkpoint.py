@@ -217,10 +217,10 @@ def read_rows(run):
             raise ValueError("a row is of no kind")
         numbers = (v for row in rows for name, v in row.items() if name not in ("kind", "phase", "split"))
         if not all(v is None or isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
-            raise ValueError("a number is none, or not finite")
+            raise ValueError("a value is no number, or not finite")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
     return rows
 

@@ -31,11 +31,11 @@ QUICK_LSTM = {
     "dropconnect": 0.0,
 }
 # What the baselines set, with either preset: settings at which they learn (results/trials/notes.md, 10).
-RECURRENT = {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"}
+BASELINE = {"bptt": "full", "batch_size": 32, "dropconnect": 0.0, "lr": 3e-4, "lr_schedule": "cosine"}
 BASELINES = {
-    "irnn": RECURRENT,
-    "urnn": RECURRENT,
-    "transformer": {**RECURRENT, "batch_size": 16, "lr": 5e-4},
+    "irnn": BASELINE,
+    "urnn": BASELINE,
+    "transformer": {**BASELINE, "batch_size": 16, "lr": 5e-4},
 }
 # What some tasks set, beneath the options the user gives.
 TASKS = {"mnist": {"size": 28}, "pmnist": {"size": 28}, "dogs": {"size": 128}, "dbpedia": {"max_length": 512}}

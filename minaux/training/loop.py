@@ -109,8 +109,9 @@ def batch_of_step(run, shards, params, step):
         x, y = batches.take(run.task.x_train, rows), run.task.y_train[rows] if labels else None
         size = cfg.anchors, cfg.aux_length, x.shape[1], len(rows), run.shapes
         dropconnect, shortest = cfg.dropconnect if labels else 0, run.lengths[rows].min()
-        how = {"own_probability": own, "dropconnect": dropconnect, "shortest": shortest}
-        draws = model.draw(cfg.seed, step, aux, *size, **how)
+        draws = model.draw(
+            cfg.seed, step, aux, *size, own_probability=own, dropconnect=dropconnect, shortest=shortest
+        )
         work = run.model.loss_and_grads, params, x, y, draws, run.lengths[rows]
         return shards.loss_and_grads(*work, batch_size=len(rows), **options)
 

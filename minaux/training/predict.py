@@ -51,11 +51,12 @@ def softmax(params, x, y, draws, logits, mask=None):
     return (p / p.sum(0)).T
 
 
-def write_csv(out, probabilities, labels=None):
-    """A row for each of the `probabilities` [n, classes]: class, label if there are `labels` [n], probabilities."""
-    known = {"class": probabilities.argmax(1)} | ({} if labels is None else {"label": labels})
-    rows = [[*known, *(f"p{n}" for n in range(probabilities.shape[1]))]]
-    rows += [[*one, *(f"{value:.6g}" for value in p)] for *one, p in zip(*known.values(), probabilities)]
+def write_csv(out, found, labels=None):
+    """A row for each sequence, from the probabilities `found` `[n, classes]`: its class, its label where there are
+    `labels` `[n]`, its probabilities."""
+    known = {"class": found.argmax(1)} | ({} if labels is None else {"label": labels})
+    rows = [[*known, *(f"p{n}" for n in range(found.shape[1]))]]
+    rows += [[*one, *(f"{value:.6g}" for value in p)] for *one, p in zip(*known.values(), found)]
     write_whole(out, "".join(",".join(map(str, row)) + "\n" for row in rows).encode())
 
 

@@ -1,7 +1,5 @@
 """What a person reads while a run goes on."""
 
-import numpy as np
-
 from ..optim import learning_rate
 from ..windows import direct_credit, fit_length
 from . import paper
@@ -29,7 +27,8 @@ def introduction(run, state):
     cfg = run.cfg
     epochs = f"{cfg.pretrain_epochs} + {cfg.epochs}" if cfg.pretrain_epochs else f"{cfg.epochs}"
     todo = run.total_steps - state.step
-    shortest, longest = (edge(run.lengths[run.train_rows]) for edge in (np.min, np.max))
+    lengths = run.lengths[run.train_rows]
+    shortest, longest = lengths.min(), lengths.max()
     n = len(run.labelled.all_rows)
     training = f"{len(run.train_rows):,} training" + (f" ({n:,} with labels)" if n < len(run.train_rows) else "")
     lines = [

@@ -99,7 +99,8 @@ class Run:
 
 
 def set_up(cfg, task, out, echo=print, device=None):
-    """The Run of these options and data in the directory `out`. `cfg` gets noted what the data decide of a new run.
+    """The Run of these options and data in the directory `out`. `cfg` gets noted what the data decide of a
+    new run, and the device, unless `device` names another one to look at the run on.
 
     Raises UserError if there is no such device, the split leaves nothing to train on, or a saved run's data were
     others.

@@ -308,7 +308,10 @@ def test_costs_are_measured_once(invoke, tmp_path, monkeypatch):
     assert invoke("analyse", "cost", "--out", tmp_path / "x", "--lr", 1).status == 1
 
 
-@pytest.mark.parametrize("wrong", ["{}", "[1]", '[{"name": "full"}]', '[{"name": "full", "T": "20"}]'])
+NOT_FINITE = '[{"name": "full", "T": 20, "N": 4, "ours_s": Infinity, "ours_mb": 1}]'
+
+
+@pytest.mark.parametrize("wrong", ["{}", "[1]", '[{"name": "full"}]', '[{"name": "full", "T": "20"}]', NOT_FINITE])
 def test_damaged_rows_are_told_and_measured_again(invoke, tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(bench, "costs", lambda: [("full", Case("none", 20, "full", N=4, H=4))])
     (tmp_path / "rows.json").write_text(wrong)
@@ -325,7 +328,7 @@ def test_costs_of_other_processes_are_not_mixed(invoke, tmp_path, monkeypatch):
     assert invoke("analyse", "cost", "--out", tmp_path).status == 0
     monkeypatch.setattr(cli, "cores", lambda: 2)
     ended = invoke("analyse", "cost", "--out", tmp_path)
-    assert ended.status == 1 and "an analysis with processes 1, not 2: choose another --out" in ended.stderr
+    assert ended.status == 1 and "was measured on 1 processes, not 2: choose another --out" in ended.stderr
 
 
 def test_cost_cases_reach_16384_steps():

@@ -232,7 +232,7 @@ DAMAGES = [
     (lambda run: (run / "config.json").write_text("{"), "is damaged"),
     (
         lambda run: (run / "metrics.jsonl").write_text(json.dumps({**rows()[0], "loss_supervised": "0.3"}) + "\n"),
-        "a number is none",
+        "no number",
     ),
     (
         lambda run: (run / "metrics.jsonl").write_text(json.dumps({**rows()[0], "elapsed_s": float("inf")}) + "\n"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cli
 import datasets
 from minaux.figures import reconstructions
 from minaux.model import draw
@@ -153,6 +154,9 @@ def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path, monkeypatch
     ):
         ended = invoke("reconstruct", tmp_path / name, "--out", tmp_path / out)
         assert ended.status == 1 and says in ended.stderr
+    monkeypatch.setattr(cli, "load_task", None)  # nor are its data read
+    ended = invoke("reconstruct", tmp_path / "text", "--out", tmp_path)
+    assert ended.status == 1 and "is a directory" in ended.stderr
     lines = printed.splitlines()
     assert lines[0].startswith("text: weights of step")
     assert [sum(f"{kind}, anchor" in line for line in lines) for kind in "rp"] == [2, 2]  # of four each

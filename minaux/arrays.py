@@ -65,7 +65,7 @@ def free_memory(xp):
     What the system keeps of files counts as free, for it gives it back: hence /proc, sysconf leaves it out.
     """
     if xp is not np:
-        return xp.cuda.Device().mem_info[0]
+        return xp.cuda.Device().mem_info[0] + xp.get_default_memory_pool().free_bytes()  # CuPy keeps freed arrays
     try:
         with open("/proc/meminfo") as file:
             kilobytes = dict(line.split()[:2] for line in file)

@@ -199,5 +199,6 @@ def cupy():
         get_elapsed_time=lambda begin, end: 1e3 * (end.at - begin.at),
         runtime=types.SimpleNamespace(getDeviceProperties=lambda device: {"name": b"stand-in"}),
     )
+    module.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)
     module.__getattr__ = lambda name: on_device(getattr(np, name))
     return module

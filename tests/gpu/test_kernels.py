@@ -170,13 +170,31 @@ def test_evaluation_is_that_of_the_cpu(xp):
 @pytest.mark.parametrize("real", ["float", "double"])
 def test_the_source_compiles_for_gpus(tmp_path, architecture, real):
     """Also all of a thread's numbers fit its registers: others would go to slow memory."""
-    options = "-std=c++17", f"-DREAL={real}", f"-arch={architecture}", "-cubin", "-o", tmp_path / "cubin"
+    options = (
+        "-std=c++17",
+        "-ftz=true",
+        f"-DREAL={real}",
+        f"-arch={architecture}",
+        "-cubin",
+        "-o",
+        tmp_path / "cubin",
+    )
     strict = "-Werror", "all-warnings", "-Xptxas", "-v"
     command = "nvcc", *strict, *options, standin.ROOT / "minaux" / "gpu" / "lstm.cu"
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", told.stderr)]
     assert spilled == [0] * 5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("real", ["float", "double"])
+def test_nothing_spills_as_cupy_compiles_it(real):
+    """CuPy has a compiler of its own, NVRTC."""
+    import cupy
+
+    names = "lstm_forward", "lstm_backward", "cell_forward", "cell_backward", "decode"
+    assert [kernels.function(cupy, real, name, 0).local_size_bytes for name in names] == [0] * 5
 
 
 def test_a_run_on_the_gpu_is_that_on_the_cpu_and_does_not_wait_for_every_batch(xp, tmp_path, monkeypatch):

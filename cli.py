@@ -375,8 +375,8 @@ def predict(run, data_dir, out):
     """
     check_out(out, "predictions.csv")
     classify = load_model(run)
-    of_its_own = data_dir and not os.path.isdir(data_dir)
-    if of_its_own:
+    new = data_dir and not os.path.isdir(data_dir)
+    if new:
         x, labels = datasets.npz.inputs(data_dir), None
     else:
         x, y, tested = saved_run(run, data_dir).sequences("test")
@@ -384,7 +384,7 @@ def predict(run, data_dir, out):
     try:
         found = classify(x, threads=cores())
     except UserError as error:
-        raise UserError(f"{data_dir}: {error}" if of_its_own else str(error)) from None
+        raise UserError(f"{data_dir}: {error}" if new else str(error)) from None
     write_csv(out, found, labels)
     click.echo(f"{out} has the classes of {len(found):,} sequences")
 

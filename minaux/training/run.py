@@ -99,18 +99,13 @@ class Run:
 
 
 def set_up(cfg, task, out, echo=print, device=None):
-    """The Run of these options and data in the directory `out`. `cfg` gets noted what the data decide of a
-    new run, and the device, unless `device` names another one to look at the run on.
+    """The Run of these options and data in the directory `out`; `cfg` gets noted what the data decide of a new run.
+    `device` is where to look at a run, wherever it was trained.
 
     Raises UserError if there is no such device, the split leaves nothing to train on, or a saved run's data were
     others.
     """
-    try:
-        xp, found = arrays.backend(device or cfg.device)
-    except RuntimeError as error:
-        raise UserError(str(error)) from None
-    if device is None:
-        cfg.device = found  # "auto" may be another one when the run goes on
+    xp, device = noted_device(cfg) if device is None else backend(device)
     lengths = batches.lengths_of(task.x_train)
     T = max(lengths.max(), batches.lengths_of(task.x_test).max())
     D = task.tokens or task.x_train.shape[2]
@@ -124,7 +119,7 @@ def set_up(cfg, task, out, echo=print, device=None):
     pretrain_steps = cfg.pretrain_epochs * shuffled.steps_per_epoch
     total_steps = pretrain_steps + cfg.epochs * labelled.steps_per_epoch
     if cfg.shards is None:  # a new run; a resumed one keeps what it began with
-        cfg.shards = min(shards.at_work(cfg.threads if found == "cpu" else 1), cfg.batch_size)
+        cfg.shards = min(shards.at_work(cfg.threads if device == "cpu" else 1), cfg.batch_size)
         cfg.schedule_steps = {"feed": pretrain_steps or total_steps, "lr": total_steps}
     with np.errstate(over="ignore"):  # of numbers that `checks` will refuse
         mean = batches.mean_of(task.x_train, train_rows, task.tokens).astype(cfg.dtype)
@@ -134,7 +129,7 @@ def set_up(cfg, task, out, echo=print, device=None):
         directory=RunDirectory(out),
         echo=echo,
         xp=xp,
-        device=found,
+        device=device,
         model=MODELS[cfg.model][0],
         sizes=sizes,
         shapes=MODELS[cfg.model][1].parameter_shapes(sizes, cfg.aux),
@@ -151,6 +146,20 @@ def set_up(cfg, task, out, echo=print, device=None):
         pretrain_steps=pretrain_steps,
         total_steps=total_steps,
     )
+
+
+def backend(device):
+    """As `arrays.backend`, but for a UserError."""
+    try:
+        return arrays.backend(device)
+    except RuntimeError as error:
+        raise UserError(str(error)) from None
+
+
+def noted_device(cfg):
+    """The backend to train on; what "auto" found is noted in `cfg`: it may find another when the run goes on."""
+    xp, cfg.device = backend(cfg.device)
+    return xp, cfg.device
 
 
 def note_data(cfg, task):

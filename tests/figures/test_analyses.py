@@ -117,9 +117,12 @@ def test_more_labels_than_there_are_is_told_before_anything_runs(invoke, tmp_pat
     assert "(--limit-train, --valid); the grid goes up to 10,000 labels" in ended.stderr and not out.exists()
 
 
-def test_an_analysis_goes_on_with_other_threads(invoke, tmp_path):
-    out, command = tmp_path / "grid", ["analyse", "curves", "--out", tmp_path / "grid", *options("--threads 1")]
-    assert invoke(*command, "--threads", 1).status == 0
+def test_an_analysis_goes_on_with_other_threads_and_devices(invoke, tmp_path):
+    out, command = (
+        tmp_path / "grid",
+        ["analyse", "curves", "--out", tmp_path / "grid", *options("--threads 1", "--device cpu")],
+    )
+    assert invoke(*command, "--threads", 1, "--device", "cpu").status == 0
     (out / "aux-p" / "result.json").unlink()
     noted = json.loads((out / "options.json").read_text())
     (out / "options.json").write_text(json.dumps({**noted, "threads": 1}))  # as it was noted once

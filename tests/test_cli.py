@@ -484,6 +484,7 @@ BAD_OPTIONS = [
     ("--aux-weight nan", "--aux-weight"),
     ("--clip -1", "--clip"),
     ("--dropconnect 1", "below 1"),
+    ("--checkpoint-every 12", "12 is no multiple of 8"),
     ("--task cifar11", "mnist"),
     ("--aux q", "none"),
     ("--model rnn", "lstm"),
@@ -955,5 +956,6 @@ def test_loss_that_is_not_finite_after_the_last_step(invoke, tmp_path):
 
 
 def test_weights_that_are_not_finite_from_the_start(invoke, tmp_path):
-    refused(invoke("train", *SMALL, "--forget-bias", 1e39, "--out", tmp_path), "not finite")
+    ended = invoke("train", *SMALL, "--forget-bias", 1e39, "--out", tmp_path)
+    refused(ended, "--forget-bias: 1e+39 is not finite in float32")
     assert not (tmp_path / "checkpoint.npz").exists()

@@ -59,7 +59,7 @@ def test_a_case_is_measured(what, bptt, own):
     row = measure(Case(what, 40, bptt, own, **TINY), threads=2, rounds=2, pytorch=False)
     assert row["ours_s"] > 0 and row["sgemm_s"] > 0 and row["ours_mb"] >= 0
     assert row["sequences_per_second"] == pytest.approx(6 / row["ours_s"])
-    assert 0 < row["of_sgemm"] < 1 and "tuned_s" not in row and "pytorch_s" not in row
+    assert row["of_sgemm"] > 0 and "tuned_s" not in row and "pytorch_s" not in row
 
 
 def test_more_threads_than_sequences():
@@ -68,8 +68,8 @@ def test_more_threads_than_sequences():
 
 def test_memory_is_that_of_each_process_once():
     with processes(3) as workers:
-        assert 3 * peak() / 10 < peaks(workers, 3) < 30 * peak()
-        assert len(dict(workers.run(bench.own_peak, (), [()] * 3))) == 3
+        assert len(set(workers.run(os.getpid, (), [()] * 3))) == 3
+        assert peaks(workers, 3) == pytest.approx(sum(workers.run(peak, (), [()] * 3)), rel=0.02)
 
 
 def test_pytorch_is_timed_beside_it():

@@ -191,6 +191,7 @@ def ticks(axes):
 
 def test_anchors_are_drawn_against_lengths(monkeypatch):
     axes, _ = drawn(monkeypatch, "anchors", [1, 2, 3, 4, 5, 6])
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[n, n + 1]] for n in range(6)]
     assert ticks(axes)[0] == "1 × 300" and len(ticks(axes)) == 6 and "%" in axes.get_ylabel()
 
 

@@ -4,12 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import datasets
 from minaux import lstm
+from minaux.arrays import free_memory
 from minaux.gpu import kernels
 from minaux.initial import Sizes, parameter_shapes
 from minaux.model import draw, loss_and_grads
@@ -114,6 +116,8 @@ def test_no_barrier_is_missing(order, monkeypatch):
         args, grads = problem(S=5, D=2, H=128, N=2)
         h, _, cache = lstm.lstm_forward(**to_device(sys.modules["cupy"], args))
         found.append([h, *lstm.lstm_backward(**to_device(sys.modules["cupy"], grads), cache=cache)])
+        given, options = device_batch(sys.modules["cupy"], *batch("r", 128, tokens=False))
+        found[-1] += loss_and_grads(*given, **options).grads.values()  # r's decoder, too
     assert all((a.get() == b.get()).all() for a, b in zip(*found))
 
 
@@ -143,12 +147,20 @@ def device_batch(xp, params, x, y, draws, options):
 
 @pytest.mark.parametrize("tokens, padded", [(False, False), (True, True)])
 @pytest.mark.parametrize("H", [128, 20])
-def test_a_batch_s_losses_and_gradients_are_those_of_the_cpu(xp, H, tokens, padded):
+def test_a_batch_s_losses_and_gradients_are_those_of_the_cpu(xp, H, tokens, padded, monkeypatch):
+    launched, launch = [], kernels.launch
+    monkeypatch.setattr(
+        kernels, "launch", lambda name, *args, **kw: launched.append(name) or launch(name, *args, **kw)
+    )
     args = batch("rp", H, tokens, padded=padded)
     given, options = device_batch(xp, *args)
-    standin.transfers.clear(), standin.launches.clear()
+    standin.transfers.clear()
     result = loss_and_grads(*given, **options)
     assert standin.transfers == []  # nothing comes back to the host, or waits for it
+    if H == 128:  # a kernel takes many steps; but text is fed its own outputs step by step
+        assert {*launched} == {"lstm_forward", "lstm_backward", "cell_forward" if tokens else "decode"}
+    else:
+        assert {*launched} == {"cell_forward", "cell_backward"}
     reference = loss_and_grads(*args[:4], **args[4])
     for name, loss in result.losses.items():
         assert float(loss) == pytest.approx(reference.losses[name], rel=1e-5)
@@ -228,6 +240,13 @@ def test_a_run_on_the_gpu_is_that_on_the_cpu_and_does_not_wait_for_every_batch(x
         assert mine == numbers
     for name in gpu_arrays:
         np.testing.assert_allclose(gpu_arrays[name], cpu_arrays[name], rtol=0.02, atol=2e-3)
+
+
+def test_free_memory_of_a_gpu_counts_what_cupy_keeps():
+    cupy = standin.cupy()
+    cupy.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(mem_info=(1000, 5000)))
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 234)
+    assert free_memory(cupy) == 1234
 
 
 def test_without_a_gpu_there_is_one_clear_line(monkeypatch, invoke, tmp_path):

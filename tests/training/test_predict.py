@@ -1,14 +1,19 @@
 """A trained model at work."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import datasets
+from minaux.training import evaluation
+from minaux.training.checkpoint import RunDirectory
 from minaux.training.config import UserError
 from minaux.training.predict import load_model
-from tests.conftest import read_json, tiny
+from minaux.training.run import set_up
+from tests.conftest import SMALL, read_json, tiny
 
 
 def answers(path):
@@ -61,6 +66,28 @@ def test_the_runs_own_sequences_are_those_it_was_tested_on(invoke, tmp_path):
     for wrong, says in ("", "the name is empty"), (tmp_path, "is a directory"):
         ended = invoke("predict", run, "--out", wrong)
         assert ended.status == 1 and says in ended.stderr and "predictions.csv" in ended.stderr
+
+
+def test_the_weights_that_validated_best_are_those_at_work(invoke, tmp_path, task):
+    """Whatever the last ones are: what is tested again, answered, classified and exported is theirs."""
+    run, out = tmp_path / "run", tmp_path / "weights.safetensors"
+    assert invoke("train", *SMALL, "--quiet", "--out", run).status == 0
+    directory = RunDirectory(run)
+    cfg = directory.read_config()
+    trained = directory.load(cfg).params
+    halved = {name: w / 2 for name, w in trained.items()}
+
+    def at_work(params, best):
+        directory.save(cfg, dataclasses.replace(directory.load(cfg), params=params, best=best))
+        assert invoke("export", run, "--out", out).status == 0
+        looked_at = set_up(cfg, task, run)
+        [answer] = evaluation.answers(looked_at, 3)[1]
+        found = [load_model(run)(task.x_test[:5]), answer.y, *load_file(out).values()]
+        return [*found, np.array([evaluation.evaluate_saved(looked_at)["loss_supervised"]])]
+
+    expected = at_work(trained, trained)
+    assert all((a == b).all() for a, b in zip(at_work(halved, trained), expected, strict=True))
+    assert all((a != b).any() or not a.any() for a, b in zip(at_work(trained, halved), expected))
 
 
 def test_sequences_of_unlike_types_keep_their_tokens(invoke, tmp_path):

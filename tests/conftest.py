@@ -45,7 +45,7 @@ def pytest_runtest_setup(item):
             try:
                 backend("gpu")
             except RuntimeError as error:
-                pytest.skip(str(error))  # the same test runs by emulation everywhere
+                pytest.skip(str(error))  # what can be emulated runs by the stand-in, too
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +75,14 @@ def invoke(task):
                 cli.cli([str(arg) for arg in args], prog_name="cli.py")
         return Ended(end.value.code, out.getvalue(), err.getvalue())
 
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(invoke, tmp_path_factory):
+    """The directory of a small run. Copy it before writing there."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    assert invoke("train", *SMALL, "--out", run).status == 0
     return run
 
 

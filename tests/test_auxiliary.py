@@ -119,11 +119,13 @@ def test_coins_follow_the_probability_and_the_first_is_the_truth():
     truth = draw(0, 0, "r", 2, 200, 784, 64, {}, own_probability=0.25).truth
     assert truth.shape == (2, 199, 64) and truth[:, 0].all()
     assert truth[:, 1:].mean() == pytest.approx(0.75, abs=0.02)
+    other = draw(0, 1, "r", 2, 200, 784, 64, {}, own_probability=0.25).truth
+    assert (truth[0] != truth[1]).any() and (truth != other).any()  # other coins for each anchor and batch
     assert draw(0, 0, "r", 2, 200, 784, 64, {}, own_probability=0.0).truth is None
     assert not draw(0, 0, "r", 2, 200, 784, 64, {}, own_probability=1.0).truth[:, 1:].any()
 
 
-def test_two_decoder_layers_the_top_from_zeros_and_all_parameters_get_gradients():
+def test_heads_have_two_layers_and_all_parameters_get_gradients():
     params, x, *_ = paper_example("rp")
     grads = loss_and_grads(params, x, np.array([1]), Draws(4, (F,), (C,)), 9, 9).grads
     assert grads.keys() == params.keys()

@@ -30,14 +30,6 @@ from minaux.training.run import set_up
 from tests.conftest import ROOT, SMALL, arrays, assert_same_arrays, assert_same_run, rows, tiny
 
 
-@pytest.fixture(scope="session")
-def finished(invoke, tmp_path_factory):
-    """The directory of a small run. Copy it before writing there."""
-    run = tmp_path_factory.mktemp("runs") / "finished"
-    assert invoke("train", *SMALL, "--out", run).status == 0
-    return run
-
-
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy of it."""
@@ -396,6 +388,11 @@ def test_defaults(given, expected):
     assert {name: built[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("given, seconds", [("90s", 90), ("90", 90), ("1.5m", 90), ("2h", 7200), ("0", 0)])
+def test_a_budget_is_in_seconds_minutes_or_hours(given, seconds):
+    assert cli.train_options(["--budget", given]) == {"budget": seconds}
+
+
 def test_help_shows_limits_that_do_not_go_without_saying(invoke):
     words = " ".join(invoke("train", "--help").stdout.split())
     assert "[default: 1.0; 0 to 1]" in words and "8 or more; 1 to 256]" in words and "512; 3 or more]" in words
@@ -701,6 +698,37 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(invoke, run,
     ended = invoke("train", "--resume", "--out", run)
     refused(ended, says)
     assert "damaged" not in ended.stderr and "new run" not in ended.stderr
+
+
+def test_a_checkpoint_of_another_size(invoke, run, monkeypatch):
+    """Its options are the run's, but its weights are not."""
+    directory = RunDirectory(run)
+    cfg = directory.read_config()
+    state, before = directory.load(cfg), contents(run)
+    state.params["main.Wh"] = state.params["main.Wh"][:-1]
+    directory.save(cfg, state)
+    refused(invoke("evaluate", run), "checkpoint.npz does not hold the parameters of this run's model: restore it")
+    assert contents(run).keys() == before.keys() - {"result.json"}  # `save` removed it
+
+
+@pytest.mark.parametrize(("why", "told"), [("Unable to allocate 9 TiB", " (Unable to allocate 9 TiB)"), ("", "")])
+def test_too_little_memory_is_one_line(invoke, monkeypatch, tmp_path, why, told):
+    def allocate(run):
+        raise MemoryError(why)
+
+    monkeypatch.setattr("cli.new_state", allocate)
+    ended = invoke("train", *SMALL, "--out", tmp_path / "run")
+    refused(ended, f"out of memory{told}: free some, or train with a smaller --hidden or --batch-size")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_package_is_named(tmp_path):
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError(name='click')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, ROOT / "cli.py", "--version"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "click is missing: first . .venv/bin/activate, or pip install -r requirements.txt\n"
 
 
 def test_an_unknown_task_in_config_json(invoke, run):

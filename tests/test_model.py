@@ -237,7 +237,7 @@ def test_steps_made_again_take_little_memory():
 # --- initial values and draws ---
 
 
-def test_initial_weights_are_what_the_readme_says():
+def test_initial_weights_are_what_the_docs_say():
     params = init_params(Sizes(1, 32, 10), "rp", T=784, seed=3)
     for name, w in params.items():
         kind = name.split(".")[-1]

@@ -1,5 +1,7 @@
 """The iRNN: its equation, its gradients, its start, and that it trains."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,11 +11,12 @@ import datasets
 from minaux.baselines import irnn
 from minaux.gradcheck import check_gradients
 from minaux.initial import Sizes
-from minaux.model import draw
+from minaux.model import Draws, draw
 from minaux.training import config
 from minaux.training.loop import train
 from minaux.training.run import new_state, set_up
 from tests.conftest import tiny
+from tests.gpu import standin
 from tests.strategies import padding, random_batch, seeds, small, steps
 
 
@@ -68,6 +71,25 @@ def test_scores_are_those_of_training_without_dropconnect():
     logp = scores - np.log(np.exp(scores).sum(0))
     loss = irnn.loss_and_grads(params, x, y, draws._replace(masks={}), 3, mask=mask).losses["supervised"]
     assert loss == pytest.approx(-logp[y, range(5)].mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("where", ["standin", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_a_gpu_gives_the_same(where, tokens, monkeypatch):
+    if where == "standin":
+        monkeypatch.setitem(sys.modules, "cupy", standin.cupy())
+    import cupy
+
+    params, x, y, _, mask = problem(7, 9, 3, 4, 5, tokens, padded=True)
+    expected, scores = irnn.loss_and_grads(params, x, y, Draws(), 6, mask=mask), irnn.logits(params, x, mask)
+    params = {name: cupy.asarray(w) for name, w in params.items()}
+    x, y, mask = map(cupy.asarray, (x, y, mask))
+    standin.transfers.clear()
+    found, mine = irnn.loss_and_grads(params, x, y, Draws(), 6, mask=mask), irnn.logits(params, x, mask)
+    assert standin.transfers == []  # nothing comes back to the host, or waits for it
+    np.testing.assert_allclose(mine.get(), scores, rtol=1e-9)
+    for name, grad in expected.grads.items():
+        np.testing.assert_allclose(found.grads[name].get(), grad, rtol=1e-9, atol=1e-12)
 
 
 def test_it_starts_as_the_identity():

@@ -53,6 +53,7 @@ def assert_all_there(task):
         assert steps.tolist() == RECORDS[:5, :, 1 + 1024 * colour + 32 * row + column].ravel().tolist()
     assert (task.x_test.transpose(0, 2, 1).reshape(N, 3072) == RECORDS[5, :, 1:]).all()
     assert task.classes == 10 and task.permutation is None and task.tokens is None
+    assert (task.order == np.arange(1024)).all()
 
 
 def test_files_are_of_the_canonical_size():
@@ -132,16 +133,6 @@ def test_the_list_judges_names_and_sizes(unpacked, invoke):
     assert line() == f"cifar10  incomplete: {path} is missing{command}"
     (unpacked / "cifar-10-binary.tar.gz").write_bytes(b"half")
     assert "incomplete: " in line() and "cifar-10-binary.tar.gz has 4 bytes, not 170,052,171" in line()
-
-
-@pytest.mark.parametrize("aux", ["none", "rp"])
-def test_it_trains(aux, unpacked, invoke, tmp_path):
-    small = (
-        "--hidden 2 --batch-size 18 --bptt 20 --aux-length 10 --pretrain-epochs 0 --epochs 1 --threads 1 --quiet"
-    )
-    folders = "--data-dir", unpacked, "--out", tmp_path / "run"
-    ended = invoke("train", "--task", "cifar10", "--aux", aux, *small.split(), *folders)
-    assert ended.status == 0 and f"on {N} sequences" in ended.stdout
 
 
 def test_check_counts(unpacked):

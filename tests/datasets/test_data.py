@@ -23,7 +23,7 @@ def test_all_of_mnist_is_here(tasks):
     assert task.y_train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert np.bincount(task.y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert task.x_train.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
-    assert task.permutation is None and task.classes == 10
+    assert task.permutation is None and task.classes == 10 and (task.order == np.arange(784)).all()
 
 
 def test_size_14_is_the_mean_of_2x2_pixels(tasks):
@@ -42,6 +42,7 @@ def test_pmnist_is_mnist_in_one_published_order(tasks, size):
     assert (permuted.x_test[:, :, 0] == plain.x_test[:, order, 0]).all()
     assert (permuted.x_train[:100] == plain.x_train[:100][:, order]).all()
     assert (permuted.y_train == plain.y_train).all()
+    assert (permuted.order == order).all(), "which pixel each step is"
     assert permuted.permutation == f"numpy.random.RandomState(92916).permutation({size * size})"
 
 

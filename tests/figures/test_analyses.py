@@ -335,6 +335,62 @@ def test_costs_of_other_processes_are_not_mixed(invoke, tmp_path, monkeypatch):
     assert ended.status == 1 and "was measured on 1 processes, not 2: choose another --out" in ended.stderr
 
 
+def test_a_grids_table_has_accuracies_training_losses_and_what_is_not_finished(tmp_path):
+    grid = []
+    for aux, seed, accuracy, losses, complete in (
+        ("none", 0, 0.5, [9.0, *[2.0] * 9, 4.0], True),  # the mean of the last ten rows
+        ("none", 1, 0.7, [1.0], False),
+        ("r", 0, 0.25, [0.5], True),
+    ):
+        rows = [{"kind": "train", "phase": "pretrain", "step": 1, "loss_supervised": None}]
+        rows += [{"kind": "train", "phase": "joint", "step": 2, "loss_supervised": loss} for loss in losses]
+        run = write_run(tmp_path / f"{aux}{seed}", rows, test_accuracy=accuracy, complete=complete)
+        grid.append((run, {"aux": aux, "seed": seed}))
+    table, _ = summaries.summary("curves", grid)
+    assert table.splitlines()[2:4] == ["| none | 60.0 (50.0 to 70.0)* | 1.600 |", "| r | 25.0 | 0.500 |"]
+
+
+COSTS = [
+    {"name": "LSTM", "T": 289, "N": 4, "ours_s": 0.25, "ours_mb": 31.4},
+    {"name": "LSTM", "T": 256, "N": 4, "ours_s": 0.0624, "ours_mb": 30.0},
+    {"name": "r-LSTM", "T": 256, "N": 4, "ours_s": 0.125, "ours_mb": 65.0},
+]
+
+
+def panels_of(figure):
+    """[{line's name: its points}] of each panel."""
+    return [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in figure.axes]
+
+
+def test_costs_are_told_in_ms_and_mb_and_drawn_in_seconds():
+    table, figure = summaries.cost_summary(COSTS)
+    assert table.splitlines()[2:] == [
+        "| LSTM | 256 | 62 | 30 |",
+        "| LSTM | 289 | 250 | 31 |",
+        "| r-LSTM | 256 | 125 | 65 |",
+    ]
+    seconds, memory = panels_of(figure)
+    assert seconds == {"LSTM": [[256, 0.0624], [289, 0.25]], "r-LSTM": [[256, 0.125]]}
+    assert memory == {"LSTM": [[256, 30.0], [289, 31.4]], "r-LSTM": [[256, 65.0]]}
+
+
+def test_lengths_are_told_with_accuracy_minutes_and_costs(tmp_path):
+    grid = [("none", 16, 0.5), ("none", 17, 0.75), ("r", 16, 0.875), ("p", 16, 0.25)]
+    grid = [
+        (write_run(tmp_path / f"{aux}{size}", test_accuracy=accuracy, elapsed_s=90.0), {"aux": aux, "size": size})
+        for aux, size, accuracy in grid
+    ]
+    table, figure = summaries.length_summary(grid, [*COSTS, {**COSTS[2], "name": "p-LSTM"}])
+    assert table.splitlines()[2:5] == [
+        "| none | 16 | 256 | 50.0 | 1.5 | 62 | 30 |",
+        "| none | 17 | 289 | 75.0 | 1.5 | 250 | 31 |",
+        "| r | 16 | 256 | 87.5 | 1.5 | 125 | 65 |",
+    ]
+    accuracies, seconds, _ = panels_of(figure)
+    assert accuracies == {"LSTM": [[0, 50], [1, 75]], "r-LSTM": [[0, 87.5]], "p-LSTM": [[0, 25]]}
+    assert seconds["LSTM"] == [[256, 0.0624], [289, 0.25]]
+
+
 def test_cost_cases_reach_16384_steps():
     found = {(name, case.T) for name, case in bench.costs()}
     assert {(name, 16384) for name in ("LSTM, truncated 300", "r-LSTM, truncated 300", "LSTM, full BPTT")} <= found

@@ -95,6 +95,10 @@ def documented_lines():
     return code
 
 
+def test_the_documented_lines_are_those_of_the_code():
+    assert "load_state_dict" in documented_lines()
+
+
 @pytest.mark.parametrize("tokens", [False, True])
 def test_the_documented_lines_classify_in_pytorch(tmp_path, monkeypatch, tokens):
     torch = pytest.importorskip("torch")

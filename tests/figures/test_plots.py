@@ -219,6 +219,11 @@ def test_the_command_writes_a_picture(invoke, runs, tmp_path):
     assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
+def test_runs_whose_directories_have_one_name_are_told_by_their_paths():
+    found = names.short_names(["a/run", "b/run/", "b/other"])
+    assert list(found.values()) == ["a/run", "b/run/", "other"]
+
+
 def edit(run, **changes):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, **changes}))
@@ -254,7 +259,11 @@ def test_what_is_no_run_is_left_out(invoke, runs, tmp_path, damage, word):
 
 @pytest.mark.parametrize("data", [None, {"train": 54}, {"train": 54, "classes": 0}])
 def test_without_the_number_of_classes_no_chance_is_drawn(invoke, runs, tmp_path, data):
+    edit(runs[0], data={"train": 54, "classes": 2})
+    _, before = panels(runs[0])
     edit(runs[0], data=data)
+    _, after = panels(runs[0])
+    assert across(before["Accuracy"]) == [50] and across(after["Accuracy"]) == []
     assert invoke("plot", runs[0], "--out", tmp_path / "a.png").status == 0
 
 

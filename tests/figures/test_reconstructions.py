@@ -128,12 +128,16 @@ def test_answers_are_those_of_the_heads_at_the_evaluation_s_anchors(tmp_path, to
     )  # alone there is no other
 
 
-def test_reconstruct_draws_pictures(invoke, tmp_path):
+def test_reconstruct_draws_pictures(invoke, tmp_path, monkeypatch, task):
+    seen, figure_of = [], reconstructions.figure_of
+    monkeypatch.setattr(reconstructions, "figure_of", lambda *args: seen.append(args) or figure_of(*args))
     invoke("train", *SMALL, "--quiet", "--out", tmp_path / "run")
     ended = invoke("reconstruct", tmp_path / "run", "--out", tmp_path / "a.png")
     assert ended.status == 0 and "a.png is written" in ended.stdout
     with Image.open(tmp_path / "a.png") as shown:
         assert shown.width > shown.height > 400
+    [(_, x, _, order, _)] = seen
+    assert (order == task.order).all() and (255 * x == pytest.approx(task.x_test[:20]))
 
 
 def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path, monkeypatch):

@@ -168,6 +168,14 @@ def test_a_batch_s_losses_and_gradients_are_those_of_the_cpu(xp, H, tokens, padd
         agree(grad, reference.grads[name], 1e-4)
 
 
+def test_activations_are_made_again_on_the_gpu_too(xp):
+    args = batch("rp", 128, tokens=False)
+    given, options = device_batch(xp, *args)
+    kept, again = (loss_and_grads(*given, **options, every=every) for every in (0, 8))
+    for name, grad in again.grads.items():
+        agree(grad, kept.grads[name].get(), 1e-5)
+
+
 def test_evaluation_is_that_of_the_cpu(xp):
     params, x, y, draws, options = args = batch("rp", 128, False)
     (params, *others), _ = device_batch(xp, *args)

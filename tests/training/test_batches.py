@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from datasets import Task
 from minaux.training import batches, config
-from minaux.training.evaluation import evaluate_rows
+from minaux.training.evaluation import evaluate_rows, in_blocks
 from minaux.training.loop import batch_of_step, train
 from minaux.training.run import new_state, saved_state, set_up
 from minaux.training.shards import Shards
@@ -68,6 +68,22 @@ def test_the_mean_of_tokens_is_the_logarithm_of_their_frequencies():
     x = [np.array([0, 0, 1]), np.array([2, 2, 2, 2])]
     np.testing.assert_allclose(np.exp(batches.mean_of(x, [0], 3)), [3 / 6, 2 / 6, 1 / 6])
     np.testing.assert_allclose(np.exp(batches.mean_of(x, [0, 1], 3)), [3 / 10, 2 / 10, 5 / 10])
+
+
+def test_the_mean_of_many_sequences_is_of_those_asked_for():
+    """More than are summed at once."""
+    x = np.random.default_rng(0).integers(0, 256, (2600, 3, 2)).astype(np.uint8)
+    rows = np.arange(0, 2600, 2)
+    np.testing.assert_allclose(batches.mean_of(x, rows), x[::2].mean(0) / 255, rtol=1e-12)
+
+
+def test_a_transformer_is_evaluated_in_blocks_no_larger_than_a_batch(tmp_path):
+    """Its memory grows with them."""
+    for model, sizes in ("transformer", [3] * 6 + [2]), ("lstm", [20]):
+        aux = {"aux": "none", "bptt": "full"}
+        run = token_run(tmp_path / model, texts(20, 9), model=model, batch_size=3, **aux)
+        blocks = in_blocks(run.cfg, run.model, np.arange(20), run.lengths)
+        assert [len(block) for block in blocks] == sizes
 
 
 @given(seeds, st.integers(2, 6), st.sampled_from(["none", "r", "p", "rp"]))

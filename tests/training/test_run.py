@@ -364,8 +364,8 @@ def test_an_evaluation_has_the_same_bits_whatever_the_batches_and_threads(tmp_pa
     assert found[0] == found[1] == found[2] and found[0]["r_swap_gap"] != 0
 
 
-@pytest.mark.parametrize("model", ["lstm", "irnn", "transformer"])
-def test_shards_add_up_to_the_batch_of_every_model(tmp_path, model):
+@pytest.mark.parametrize("model", ["lstm", "irnn", "urnn", "transformer"])
+def test_shards_add_up_to_the_batch(tmp_path, model):
     found = []
     for threads in 1, 3:
         kind = {"model": model, "bptt": "full"} if model != "lstm" else {"aux": "rp", "pretrain_epochs": 0}

@@ -21,7 +21,9 @@ from minaux.training.config import UserError
 from tests.conftest import ROOT, SMALL, assert_same_run
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU], ids=lambda s: s.name
+)
 def test_a_signal_saves_and_says_how_to_go_on(sabotage, invoke, finished, tmp_path, number):
     for n, where in enumerate(
         [
@@ -40,11 +42,25 @@ def test_a_signal_saves_and_says_how_to_go_on(sabotage, invoke, finished, tmp_pa
         assert_same_run(run, finished)
 
 
-@pytest.fixture(scope="module")
-def finished(invoke, tmp_path_factory):
-    run = tmp_path_factory.mktemp("run") / "run"
-    assert invoke("train", *SMALL, "--quiet", "--out", run).status == 0
-    return run
+def test_nohup_keeps_a_run_from_stopping(sabotage, finished, tmp_path):
+    """It starts a program with SIGHUP ignored."""
+    code = "signal.signal(signal.SIGHUP, signal.SIG_IGN); send = lambda: os.kill(os.getpid(), signal.SIGHUP)"
+    ended = sabotage(f"{code}; at_call(3, loop, 'train_step', send)", "train", *SMALL, "--quiet", "--out", tmp_path)
+    assert (ended.status, ended.stderr) == (0, "")
+    assert_same_run(tmp_path, finished)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGCONT"])
+def test_a_signal_in_a_batch_saves_at_once(sabotage, invoke, finished, tmp_path, name):
+    """Whoever sent it may kill the run before the batch ends: here it dies in its 15th, after the signal."""
+    send = f"send = lambda: (os.kill(os.getpid(), signal.{name}), kill())"
+    ended = sabotage(
+        f"{send}; at_call(15, loop, 'batch_of_step', send)", "train", *SMALL, "--quiet", "--out", tmp_path
+    )
+    assert ended.status == -signal.SIGKILL
+    assert json.loads(invoke("evaluate", tmp_path, "--json", "--device", "cpu").stdout)["step"] == 14
+    assert invoke("train", "--resume", "--quiet", "--out", tmp_path).status == 0
+    assert_same_run(tmp_path, finished)
 
 
 def start(*args, **options):

@@ -8,7 +8,8 @@ import shlex
 import signal
 import sys
 
-if __name__ == "__main__":  # Ctrl-C while modules are imported ends it without a word
+HEARD = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # not in the background of a script
+if __name__ == "__main__" and HEARD:  # Ctrl-C while modules are imported ends it without a word
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
     import click
@@ -20,13 +21,12 @@ try:
     from minaux.figures import demo as demonstration
     from minaux.figures import export as exporting
     from minaux.figures import table as tables
-    from minaux.figures.names import check_out
     from minaux.training import config, evaluation, loop, paper, report
-    from minaux.training.checkpoint import RunDirectory
+    from minaux.training.checkpoint import RunDirectory, check_out
     from minaux.training.config import CHOICES, UserError
     from minaux.training.output import show_all, unstoppable
     from minaux.training.predict import load_model, write_csv
-    from minaux.training.run import new_state, saved_state, set_up
+    from minaux.training.run import backend, new_state, saved_state, set_up
     from minaux.training.shards import cores, ranks, run_program
     from minaux.training.stop import Stopped
 except ModuleNotFoundError as error:
@@ -223,6 +223,7 @@ def train_in(out, resume, given):
     if resume:
         cfg = config.resumed(RunDirectory(out).read_config(), given)
     else:
+        RunDirectory(out).check_new()  # before the data are read
         cfg = config.build(given, cores())
         if given.get("pretrain_epochs") and not cfg.pretrain_epochs:
             click.echo("--pretrain-epochs is 0 here: there is no auxiliary loss to pretrain with", err=True)
@@ -379,8 +380,7 @@ def predict(run, data_dir, out):
     if new:
         x, labels = datasets.npz.inputs(data_dir), None
     else:
-        x, y, tested = saved_run(run, data_dir).sequences("test")
-        x, labels = [x[i] for i in tested] if isinstance(x, list) else x[tested], y[tested]
+        x, labels = datasets.pick(*saved_run(run, data_dir).sequences("test"))
     try:
         found = classify(x, threads=cores())
     except UserError as error:
@@ -585,7 +585,7 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
             raise UserError("bench: each rank is one process on the CPU; leave --threads and --device out")
         machine, found = bench_ranks.machine(), (bench_ranks.measure(case, rounds) for case in cases)
     elif device == "gpu":
-        xp = bench_gpu.backend()
+        xp, _ = backend("gpu")
         machine, found = bench_gpu.machine(xp, rounds), bench_gpu.run(xp, cases, rounds)
     else:
         threads = threads or min(cores(), 256)
@@ -599,7 +599,8 @@ def bench(as_json, rounds, what, batch_size, steps, threads, device):
 
 def main():
     """The command `minaux`, and what `python cli.py` runs."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if HEARD:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     show_all()
     run_program(cli)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import cifar10, dbpedia, dogs, files, mnist, npz
 from .files import File
-from .task import DataError, Incomplete, Task, counted, fingerprint
+from .task import DataError, Incomplete, Task, counted, fingerprint, pick
 
 __all__ = [
     "NAMES",
@@ -27,6 +27,7 @@ __all__ = [
     "fingerprint",
     "folder",
     "load",
+    "pick",
     "program",
     "survey",
 ]

@@ -13,7 +13,7 @@ import zipfile
 
 import numpy as np
 
-from .task import DataError, Task, brief, counted, mixed
+from .task import DataError, Task, brief, counted, mixed, pick
 
 ARRAYS = ("x", "y", "lengths", "x_test", "y_test", "lengths_test")
 LARGEST = 1_000_000  # tokens and classes: beyond it a number is no token but a mistake
@@ -258,10 +258,6 @@ def alike(x, x_test):
     if x.shape[2] != x_test.shape[2]:
         return "save the same numbers of each step in both"
     return f"save {'x' if x.dtype == np.uint8 else 'x_test'} / 255, as bytes stand for that"
-
-
-def pick(x, y, rows):
-    return [x[i] for i in rows] if isinstance(x, list) else x[rows], y[rows]
 
 
 def split(path, x, y):

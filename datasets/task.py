@@ -66,6 +66,11 @@ def mixed(n):
     return np.random.RandomState(0).permutation(n)
 
 
+def pick(x, y, rows):
+    """These rows of x and y."""
+    return [x[i] for i in rows] if isinstance(x, list) else x[rows], y[rows]
+
+
 def counted(n, thing):
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('s') else 's'}"
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,10 @@ import cli
 import datasets
 from minaux.arrays import backend
 from minaux.training import config, evaluation
+
+# A shell may have had the tests ignore Ctrl-C, as it does in the background of a script; the programs they start,
+# which inherit that, are to hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time, and no deadlines: machines differ.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40, database=None)
@@ -202,7 +207,7 @@ def tiny(task, folder, aux, run):
 def write_run(path, rows=(), options=(), **result):
     """Write the files of a run that was tested, with these rows, options and results: what figures read."""
     path.mkdir()
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "metrics.jsonl").write_text("".join(json.dumps({"epoch": 1, **row}) + "\n" for row in rows))
     options = dict(options)
     made = {"task": "pmnist", "aux": "none", "bptt": 300, **{k: result[k] for k in result if k in ("aux", "bptt")}}
     (path / "config.json").write_text(json.dumps(dataclasses.asdict(config.build({**made, **options}, 1))))

@@ -559,8 +559,10 @@ def test_resume_on_other_data(invoke, run, task, monkeypatch):
     assert contents(run) == before
 
 
-def test_a_run_is_not_written_over(invoke, run):
+def test_a_run_is_not_written_over(invoke, run, monkeypatch):
     before = contents(run)
+    refused(invoke("train", *SMALL, "--seed", 5, "--out", run), "--resume", "another --out")
+    monkeypatch.setattr(cli, "load_task", lambda cfg: pytest.fail("the data were read first"))
     refused(invoke("train", *SMALL, "--seed", 5, "--out", run), "--resume", "another --out")
     assert contents(run) == before
 
@@ -660,6 +662,7 @@ HARM = {
         "truncated": lambda path: path.write_text(path.read_text()[:100]),
         "binary": lambda path: path.write_bytes(bytes(range(256))),
         "a list": lambda path: path.write_text("[1, 2]"),
+        "nested": lambda path: path.write_text("[" * 100_000),
         "an unknown key": edit(colour="red"),
         "no task": without_task,
         "a word for a number": edit(lr="fast"),

@@ -100,10 +100,10 @@ def chosen(cases, what=(), batch_sizes=()):
     return found
 
 
-def costs(lengths=(256, 1024, 4096, 16384)):
+def costs():
     """[(name, Case)] of `cli.py analyse cost`: batches of 16."""
     found = []
-    for T in lengths:
+    for T in 256, 1024, 4096, 16384:
         found += [
             ("LSTM, truncated 300", Case("none", T, 300, N=16)),
             ("r-LSTM, truncated 300", Case("r", T, 300, N=16)),

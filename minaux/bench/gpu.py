@@ -12,9 +12,8 @@ from unittest import mock
 import numpy as np
 from tqdm import tqdm
 
-from .. import arrays, lstm
+from .. import lstm
 from ..gpu import kernels
-from ..training.config import UserError
 from ..training.loop import train_step
 from . import cpu
 from .cpu import Case
@@ -36,13 +35,6 @@ def cases(lengths):
 def traffic(case):
     """Bytes that a layer's forward and backward must move at least: gates, h and c are written and read once."""
     return 2 * (4 + 1 + 1) * case.H * case.N * case.T * 4
-
-
-def backend():
-    try:
-        return arrays.backend("gpu")[0]
-    except RuntimeError as error:
-        raise UserError(str(error)) from None
 
 
 def elapsed(xp, work):

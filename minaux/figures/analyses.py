@@ -72,7 +72,7 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
     Each run is made with so many `seeds`, from the given one on. `given` are the options of `train` for all runs;
     check(options) raises UserError if no such run can be; train(directory, options) trains one, or goes on with it,
     and raises Held if another process does; tell(line) hears which. Raises UserError for what cannot be before
-    anything is run.
+    anything is run, and after all runs if one of them failed: its weights became infinite, for example.
     """
     check_given(name, given)
     first = given.get("seed", 0)
@@ -88,6 +88,7 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
             what = f"; the grid goes up to {options['limit_labels']:,} labels" if name == "labels" else ""
             raise UserError(f"{error}{what}") from None
     note(out, {"analysis": name, **given})
+    failed = []
     while todo:
         held = []
         for directory, options in todo:
@@ -97,12 +98,19 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
             except Held:
                 tell("another process is at work on it")
                 held.append((directory, options))
+            except UserError as error:
+                tell(f"it failed: {error}")
+                failed.append(error)
         if len(held) == len(todo):
             tell(f"other processes are at work on {len(held)} of {len(grid)} runs: the last one writes the table")
-            return None
+            break
         todo = [run for run in held if not finished(run[0])]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(grid)} runs failed, so there is no table; the first: {failed[0]}")
+    if todo:
+        return None
     if name == "length":
-        return write_costs(out, length_steps(grid), functools.partial(summaries.length_summary, grid), tell)
+        return write_costs(out, length_steps(grid), 1, functools.partial(summaries.length_summary, grid), tell)
     return write(out, *summaries.summary(name, grid))
 
 
@@ -134,32 +142,34 @@ def whole(given, options):
 def cost(out, processes, tell):
     """Measure what is not measured yet of the costs, in so many processes; returns their table, which is written
     in the directory `out` with the picture, or None if another process measures them. tell(line) hears what is
-    measured."""
+    measured. Raises UserError as `write_costs` does."""
     from ..bench import cpu as bench
 
     note(out, {"analysis": "cost"})
-    return write_costs(out, [(*case, processes) for case in bench.costs()], summaries.cost_summary, tell)
+    return write_costs(out, bench.costs(), processes, summaries.cost_summary, tell)
 
 
-def write_costs(out, cases, summarise, tell):
-    """Have `bench` measure training steps, [(name, Case, processes)], and keep the rows in `out`/rows.json; writes
-    what summarise(rows) makes of them. Two processes would disturb each other: the second one leaves it."""
+def write_costs(out, cases, processes, summarise, tell):
+    """Have `bench` measure training steps, [(name, Case)], and keep the rows in `out`/rows.json; writes what
+    summarise(rows) makes of them. Two processes would disturb each other: the second one leaves it.
+
+    Raises UserError if the rows are damaged or of another number of processes, or if a measurement fails.
+    """
     from ..bench import cpu as bench
 
     path = os.path.join(out, "rows.json")
     try:
         with RunDirectory(out).held():
             rows = read_costs(path) if os.path.exists(path) else []
-            for name, case, processes in cases:
-                for row in rows:
-                    if row.get("processes", processes) != processes:
-                        what = f"on {row['processes']} processes, not {processes}"
-                        raise UserError(f"{path} was measured {what}: choose another --out")
+            for row in rows:
+                if row.get("processes", processes) != processes:
+                    what = f"on {row['processes']} processes, not {processes}"
+                    raise UserError(f"{path} was measured {what}: choose another --out")
+            for name, case in cases:
                 if (name, case.T) not in [(row["name"], row["T"]) for row in rows]:
                     tell(f"measuring a training step: {name}, {case.T:,} steps a sequence")
-                    rows.append(
-                        {"name": name, "processes": processes, **bench.measure(case, processes, 3, pytorch=False)}
-                    )
+                    found = bench.measure(case, processes, 3, pytorch=False)
+                    rows.append({"name": name, "processes": processes, **found})
                     write_whole(path, json.dumps(rows).encode())
             return write(out, *summarise(rows))
     except Held:
@@ -219,8 +229,7 @@ NOT_MEASURED = ("anchors", "aux_bptt", "checkpoint_every", "device", "dtype")
 
 
 def length_steps(grid):
-    """[(name, Case, processes)] of a training step of each run, in three channels as the pictures have them, on one
-    process."""
+    """[(name, Case)] of a training step of each run, in three channels as the pictures have them."""
     from ..bench.cpu import Case
 
     steps = {}
@@ -228,5 +237,5 @@ def length_steps(grid):
         cfg = config.read(os.path.join(run, "config.json"))
         own = cfg.feed_end if cfg.aux == "r" else 0.0
         sizes = {"N": cfg.batch_size, "H": cfg.hidden, "L": cfg.aux_length, "D": 3}
-        steps[cfg.aux, cfg.size] = (LSTMS[cfg.aux], Case(cfg.aux, cfg.size**2, cfg.bptt, own, **sizes), 1)
+        steps[cfg.aux, cfg.size] = (LSTMS[cfg.aux], Case(cfg.aux, cfg.size**2, cfg.bptt, own, **sizes))
     return list(steps.values())

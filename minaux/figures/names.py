@@ -72,14 +72,3 @@ def fonts(name):
             families.append(font.name)
             missing -= had
     return list(dict.fromkeys(families)), missing
-
-
-def check_out(out, example):
-    """Raise UserError if no file can be written to the name `out`: before the work, not after it."""
-    folder = os.path.dirname(out)
-    if not out:
-        raise UserError(f"--out: the name is empty, give a file's, like {example}")
-    if os.path.isdir(out) or not os.path.basename(out):
-        raise UserError(f"--out: {out} is a directory, name a file in it, like {os.path.join(out, example)}")
-    if folder and not os.path.isdir(folder):
-        raise UserError(f"--out: there is no directory {folder}: make it, or name a file elsewhere")

@@ -6,9 +6,9 @@ import os
 from typing import Any, NamedTuple
 
 from ..training import config
-from ..training.checkpoint import read_rows, write_whole
+from ..training.checkpoint import check_out, read_rows, write_whole
 from ..training.config import UserError
-from .names import check_out, readable, short_names, write_name
+from .names import readable, short_names, write_name
 
 # Of the runs' lines: Okabe and Ito's, which the color-blind tell apart; and told apart without colours too.
 COLORS = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7")

@@ -15,10 +15,10 @@ def lengths_of(x):
 def mean_of(x, rows, tokens=None):
     """What a predictor without memory needs for the auxiliary report: the mean `[T, D]` of numbers, or the
     logarithm `[V]` of the frequency of each of V tokens (one more of each, so that none has none)."""
-    if tokens:
-        counts = 1 + sum(np.bincount(x[i], minlength=tokens) for i in rows)
-        return np.log(counts / counts.sum())
     some = (rows[i : i + 1000] for i in range(0, len(rows), 1000))  # all at once would be copied
+    if tokens:
+        counts = 1 + sum(np.bincount(np.concatenate([x[i] for i in part]), minlength=tokens) for part in some)
+        return np.log(counts / counts.sum())
     mean = sum(x[part].sum(0, dtype="float64") for part in some) / len(rows)
     return mean / 255 if x.dtype == np.uint8 else mean
 

@@ -47,6 +47,17 @@ def check_directory(path):
         raise UserError(f"--out: {path} is {kind}, choose a directory")
 
 
+def check_out(out, example):
+    """Raise UserError if no file can be written to the name `out`: before the work, not after it."""
+    folder = os.path.dirname(out)
+    if not out:
+        raise UserError(f"--out: the name is empty, give a file's, like {example}")
+    if os.path.isdir(out) or not os.path.basename(out):
+        raise UserError(f"--out: {out} is a directory, name a file in it, like {os.path.join(out, example)}")
+    if folder and not os.path.isdir(folder):
+        raise UserError(f"--out: there is no directory {folder}: make it, or name a file elsewhere")
+
+
 class Held(UserError):
     """Another process writes in the run directory."""
 
@@ -107,12 +118,16 @@ class RunDirectory:
             why = f"{self.path} cannot be locked ({error.strerror})"
             raise UserError(f"{why}: free some space, or choose an --out on another file system") from None
 
-    def create(self, cfg):
-        """Write config.json. Raises UserError if a run is here already (what has no checkpoint is none)."""
+    def check_new(self):
+        """Raise UserError if a run is here already (what has no checkpoint is none)."""
         if os.path.exists(self.checkpoint):
             raise UserError(
                 f"{self.path} holds a run already: add --resume to go on with it, or choose another --out"
             )
+
+    def create(self, cfg):
+        """Write config.json, and remove what a run without a checkpoint left. Raises UserError if a run is here."""
+        self.check_new()
         os.makedirs(self.path, exist_ok=True)
         self.remove("metrics.jsonl")
         self.remove("result.json")
@@ -200,11 +215,17 @@ class RunDirectory:
             lines = file.readlines()
         kept = []
         for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 if not unwanted(json.loads(line)) and line.endswith("\n"):
                     kept.append(line)
         if kept != lines:
             write_whole(path, "".join(kept).encode())
+
+
+NEEDED = {  # what all rows of a kind have
+    "train": {"epoch", "phase", "loss_supervised"},
+    "eval": {"epoch", "split", "accuracy", "loss_supervised"},
+}
 
 
 def read_rows(run):
@@ -213,14 +234,16 @@ def read_rows(run):
     try:
         with open(path, encoding="utf-8") as file:
             rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill may cut the last one off
-        if not all(row["kind"] in ("train", "eval") and row["step"] >= 0 for row in rows):
-            raise ValueError("a row is of no kind")
+        if not all(row["step"] >= 0 and NEEDED[row["kind"]] <= row.keys() for row in rows):
+            raise ValueError("a row is not whole")
         numbers = (v for row in rows for name, v in row.items() if name not in ("kind", "phase", "split"))
         if not all(v is None or isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
             raise ValueError("a value is no number, or not finite")
+        if any(row[name] is None for row in rows if row["kind"] == "eval" for name in NEEDED["eval"]):
+            raise ValueError("a value is missing")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
     return rows
 
@@ -230,7 +253,7 @@ def read_json(path):
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
 
 
@@ -239,12 +262,14 @@ def read_result(run):
     path = os.path.join(run, "result.json")
     try:
         result = read_json(path)
-        sum(result[name] for name in ("test_accuracy", "test_examples", "seed", "elapsed_s"))  # they are numbers
+        numbers = ("test_accuracy", "test_examples", "seed", "elapsed_s")
+        if not all(math.isfinite(result[name]) for name in numbers):
+            raise ValueError("a number is not finite")
         named = {name: result[name] for name in ("task", "model", "aux", "bptt", "complete")}
         return {**result, **named, "run": run}
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({error!r}): restore it") from None
 
 
@@ -254,8 +279,8 @@ def write_whole(path, data):
     target = os.path.realpath(path)
     temporary = f"{target}.{secrets.token_hex(8)}.tmp"  # others, elsewhere too, may write the same picture
     try:
-        if os.path.exists(target) and not os.path.isfile(target):
-            with open(target, "wb") as file:
+        if os.path.exists(path) and not os.path.isfile(path):  # of a pipe behind a link `target` is no name
+            with open(path, "wb") as file:
                 file.write(data)
             return
         with open(temporary, "wb") as file:
@@ -264,9 +289,10 @@ def write_whole(path, data):
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        if os.path.exists(temporary):
-            os.remove(temporary)
         raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
 
 
 def digest(arrays):

@@ -82,10 +82,8 @@ def distinct(x, rows, dtype):
     T, D = x.shape[1:]
     if np.finfo(x.dtype).bits <= np.finfo(dtype).bits:
         return 0, 0
-    some = np.arange(len(rows) * T)
-    if len(some) > SAMPLE:
-        some = np.random.default_rng(0).integers(0, len(some), SAMPLE)
-    found = []
+    steps, found = len(rows) * T, []
+    some = np.arange(steps) if steps <= SAMPLE else np.random.default_rng(0).integers(0, steps, SAMPLE)
     for d in range(D):
         n = np.unique(x[rows[some // T], some % T, d])
         found.append((len(n), len(n) - len(np.unique(n.astype(dtype)))))

@@ -227,7 +227,7 @@ def read(path):
         raise UserError(f"{path} is missing: restore it, if {os.path.dirname(path)} is a run") from None
     except Newer:
         raise
-    except (ValueError, TypeError, AttributeError, UserError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or start a new run") from None
     return config
 

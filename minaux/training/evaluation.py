@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from ..arrays import array_module, to_host
 from ..auxiliary import predict, reconstruct
-from ..model import draw, main_forward
+from ..model import main_forward
 from ..ops import mlp_forward, mse_forward, softmax_cross_entropy_forward
 from ..windows import kept_spans
 from . import batches, report
@@ -139,7 +139,7 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
     does not depend on --batch-size and --threads. Raises Stopped if the Stop `stop` is set.
     """
     sums, lengths = {}, batches.lengths_of(x)
-    blocks, n = in_blocks(run.cfg, run.model, rows, lengths), shards.workers.n
+    blocks, n = in_blocks(run.cfg, run.model, rows, lengths), shards.at_once
     logits = None if run.cfg.model == "lstm" else run.model.logits
     for first in tqdm(range(0, len(blocks), n), "evaluating", leave=False, disable=run.cfg.quiet or None):
         if stop is not None:
@@ -147,7 +147,8 @@ def evaluate_rows(run, shards, params, x, y, rows, stop=None):
         parts = []
         for number, some in enumerate(blocks[first : first + n], first):
             inputs = batches.take(x, some)
-            parts.append((inputs, y[some], draw_for(run, number, inputs, lengths[some]), lengths[some]))
+            draws = run.draws(number, run.cfg.aux, inputs, lengths[some], evaluation=True)
+            parts.append((inputs, y[some], draws, lengths[some]))
         for part in shards.run(evaluate, params, parts, mean=run.mean, logits=logits):
             for name, value in part.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
@@ -162,13 +163,6 @@ def in_blocks(cfg, model, rows, lengths):
     # A model whose memory grows with the steps has room for a batch; it has no anchors.
     size = min(BLOCK, cfg.batch_size) if hasattr(model, "needed_bytes") else BLOCK
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def draw_for(run, number, x, lengths):
-    """The Draws of an evaluation's block x `[N, T, D]` or `[N, T]`."""
-    cfg = run.cfg
-    size = cfg.anchors, cfg.aux_length, x.shape[1], len(x), run.shapes
-    return draw(cfg.seed, number, cfg.aux, *size, shortest=lengths.min(), evaluation=True)
 
 
 def evaluate_and_tell(run, shards, state, params, split, stop):
@@ -229,7 +223,8 @@ def answers(run, n):
     (params, step), tokens = load(run).tested, run.task.tokens
     rows = run.test_rows[:n]
     x, lengths = batches.take(run.task.x_test, rows), batches.lengths_of(run.task.x_test)[rows]
-    batch = x, None, draw_for(run, 0, x, lengths), lengths  # in one part, for each to have a neighbour
+    draws = run.draws(0, run.cfg.aux, x, lengths, evaluation=True)
+    batch = x, None, draws, lengths  # in one part, for each to have a neighbour
     with run.open_shards() as shards:
         [found] = shards.run(outputs, params, [batch], mean=run.mean)
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from .. import model, optim
+from .. import optim
 from ..arrays import wait_for
 from . import batches, evaluation, report
 from .run import save
@@ -21,7 +21,7 @@ def train(run, state):
     """Train from `state` to the end or until the budget is spent, test, and write result.json.
 
     Returns result.json's contents. Raises Stopped after a signal (with everything saved), UserError if
-    the loss is not finite.
+    the loss is not finite or a worker ends, OSError if a file cannot be written.
     """
     with run.open_shards() as shards, listening() as stop:
         if not run.cfg.quiet:
@@ -107,12 +107,9 @@ def batch_of_step(run, shards, params, step):
 
     def of_batch(rows, aux, labels):
         x, y = batches.take(run.task.x_train, rows), run.task.y_train[rows] if labels else None
-        size = cfg.anchors, cfg.aux_length, x.shape[1], len(rows), run.shapes
-        dropconnect, shortest = cfg.dropconnect if labels else 0, run.lengths[rows].min()
-        draws = model.draw(
-            cfg.seed, step, aux, *size, own_probability=own, dropconnect=dropconnect, shortest=shortest
-        )
-        work = run.model.loss_and_grads, params, x, y, draws, run.lengths[rows]
+        lengths, dropconnect = run.lengths[rows], cfg.dropconnect if labels else 0
+        draws = run.draws(step, aux, x, lengths, own_probability=own, dropconnect=dropconnect)
+        work = run.model.loss_and_grads, params, x, y, draws, lengths
         return shards.loss_and_grads(*work, batch_size=len(rows), **options)
 
     if pretraining or run.labelled is run.shuffled or cfg.aux == "none":
@@ -162,7 +159,7 @@ def estimate(run, shards, state, stop):
             begin = max(begin, state.step)
             seconds += (end - begin) * elapsed(batch_of_step, state.params, begin)
     x, y, rows = run.sequences("test")
-    some = rows[: evaluation.BLOCK * shards.workers.n]
+    some = rows[: evaluation.BLOCK * shards.at_once]
     each = elapsed(evaluation.evaluate_rows, state.params, x, y, some, stop) / len(some)
     epochs = run.epoch(run.total_steps)[0] - run.epoch(state.step)[0]
     return seconds + each * (epochs * len(run.valid_rows) + len(run.test_rows))

@@ -19,26 +19,30 @@ from .run import MODELS
 from .shards import open_shards
 
 
-def load_model(run, threads=1):
+def load_model(run):
     """The best weights of a run as a function: x to the probabilities `[n, classes]`.
 
     x is as the run's task has it: bytes or floats `[n, T]` or `[n, T, D]`; tokens `[n, T]`, or a list of them
-    `[T_i]`. Raises UserError if there is no run, or if x is of another kind than the model learned from.
+    `[T_i]`. Raises UserError if there is no run, if its checkpoint is damaged, or if x is of another kind than the
+    model learned from. From the first call on this process keeps freed memory (`arrays.keep_freed_memory`).
     """
     directory = RunDirectory(run)
     cfg = directory.read_config()
     params, _ = directory.load(cfg).tested
-    return functools.partial(probabilities, cfg, params, threads=threads)
+    return functools.partial(probabilities, cfg, params)
 
 
 def probabilities(cfg, params, x, threads=1):
     """See `load_model`."""
     x = checked(cfg, params, x)
     model, lengths = MODELS[cfg.model][0], batches.lengths_of(x)
-    blocks = in_blocks(cfg, model, np.arange(len(x)), lengths)
+    blocks, found = in_blocks(cfg, model, np.arange(len(x)), lengths), []
     with open_shards(1, cfg.dtype, threads) as shards:
-        some = [(batches.take(x, rows), None, Draws(), lengths[rows]) for rows in blocks]
-        found = np.concatenate([p.copy() for p in shards.run(softmax, params, some, logits=model.logits)])
+        for first in range(0, len(blocks), shards.at_once):
+            some = blocks[first : first + shards.at_once]
+            parts = [(batches.take(x, rows), None, Draws(), lengths[rows]) for rows in some]
+            found.append(np.concatenate(shards.run(softmax, params, parts, logits=model.logits)))
+    found = np.concatenate(found)
     if not np.isfinite(found).all():
         raise UserError(f"x holds numbers too large for the model in {cfg.dtype}: scale it as in training")
     return found[np.argsort(np.concatenate(blocks))]
@@ -95,7 +99,7 @@ def checked(cfg, params, x):
 
 
 def kind(x):
-    """What x holds, in a word."""
+    """What x holds, in a word. Raises UserError if it is nothing that a model reads."""
     if isinstance(x, list):
         return "tokens"
     if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):

@@ -142,7 +142,8 @@ class Processes:
     def run(self, function, common, parts):
         """[function(*common, *part) for part in parts], each process working on every n-th of them.
 
-        Workers import `function`. What they answer is to be read only, and until the next call.
+        Workers import `function`. What they answer is to be read only, and until the next call. Raises what the
+        function raises, and WorkerError if a worker cannot be started or ends.
         """
         shares = [parts[i :: self.n] for i in range(max(1, min(self.n, len(parts))))]
         while len(self.workers) < len(shares) - 1:

@@ -20,9 +20,14 @@ SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"
 NUMBERS = "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"  # ... and its number on its host
 
 
-def size():
-    """How many ranks there are; 1 where nothing has started several."""
+def started():
+    """How many ranks were started, by what the environment says; processes that a rank starts see it, too."""
     return int(next((os.environ[name] for name in SIZES if name in os.environ), 1))
+
+
+def size():
+    """How many ranks work on this program; 1 without `run_program`, as in other programs that use minaux."""
+    return started() if Ranks.listen else 1
 
 
 def communicator():
@@ -32,16 +37,16 @@ def communicator():
     except ImportError as error:
         why = " ".join(str(error).split())
         raise UserError(f"mpiexec needs mpi4py ({why}): pip install -r requirements-mpi.txt") from None
-    if MPI.COMM_WORLD.size != size():
+    if MPI.COMM_WORLD.size != started():
         raise UserError(
-            f"mpiexec started {size()} ranks, and mpi4py sees {MPI.COMM_WORLD.size}: are both of one MPI?"
+            f"mpiexec started {started()} ranks, and mpi4py sees {MPI.COMM_WORLD.size}: are both of one MPI?"
         )
     return MPI.COMM_WORLD
 
 
 def run_program(program):
     """Run the program: here, or where there are ranks on rank 0, while the others work for it. It may exit."""
-    if size() == 1:
+    if started() == 1:
         return program()
     try:
         comm = communicator()
@@ -52,16 +57,18 @@ def run_program(program):
         )  # the first that fails ends the others, before they have told it
     if comm.rank:
         return serve(comm)
+    Ranks.listen = True
     try:
         program()
     except BaseException as end:
-        if Ranks.busy:  # the others do not listen
+        if Ranks.busy:  # they do not hear that it is over
             if not isinstance(end, SystemExit):
                 traceback.print_exc()
             sys.stdout.flush(), sys.stderr.flush()
             comm.Abort(getattr(end, "code", 1))
         raise
     finally:
+        Ranks.listen = False
         comm.bcast(None)
 
 
@@ -81,7 +88,8 @@ class Buffer:
 class Ranks:
     """All ranks, each with its processes; the interface of `Processes`."""
 
-    busy = False  # whether the others wait for the end of a call
+    listen = False  # whether the others wait for calls
+    busy = False  # ... for the end of one
 
     def __init__(self, comm, mine, gpu):
         self.comm, self.mine, self.gpu, self.n = comm, mine, gpu, comm.size * mine.n

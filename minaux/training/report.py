@@ -86,17 +86,15 @@ def progress(row, rate):
     return ", ".join([*words, f"{rate:.0f} seq/s"])
 
 
-def evaluation(split, step, phase, report):
+def evaluation(split, step, phase, found):
     """Accuracy, and a line for each auxiliary loss, beside its rivals without memory."""
     where = f"weights of step {step}" if split == "test" else f"step {step}, {phase}"
-    lines = [f"{where}: {split} accuracy {report['accuracy']:.2%}, loss {report['loss_supervised']:.4f}"]
+    lines = [f"{where}: {split} accuracy {found['accuracy']:.2%}, loss {found['loss_supervised']:.4f}"]
     if phase == "pretraining" and split == "valid":  # the classifier is untrained
         lines = [f"{where}: validation"]
     rivals = {"constant": "constant", "position_mean": "position mean", "copy": "copy", "swap_gap": "swap gap"}
     for kind in "rp":
-        if f"{kind}_loss" in report:
-            others = [
-                f"{word} {report[f'{kind}_{k}']:.4f}" for k, word in rivals.items() if f"{kind}_{k}" in report
-            ]
-            lines.append(f"    {kind} {report[f'{kind}_loss']:.4f}: " + ", ".join(others))
+        if f"{kind}_loss" in found:
+            others = [f"{word} {found[f'{kind}_{k}']:.4f}" for k, word in rivals.items() if f"{kind}_{k}" in found]
+            lines.append(f"    {kind} {found[f'{kind}_loss']:.4f}: " + ", ".join(others))
     return "\n".join(lines)

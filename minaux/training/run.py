@@ -73,6 +73,12 @@ class Run:
             return task.x_test, task.y_test, self.test_rows
         return task.x_train, task.y_train, self.valid_rows
 
+    def draws(self, number, aux, x, lengths, **more):
+        """The Draws of batch `number`, x `[N, T, D]` or `[N, T]`; `more` of `model.draw`'s options."""
+        cfg = self.cfg
+        sizes = cfg.anchors, cfg.aux_length, x.shape[1], len(x), self.shapes
+        return model.draw(cfg.seed, number, aux, *sizes, shortest=lengths.min(), **more)
+
     def open_shards(self):
         """Within: the `Shards` that batches of this run go through."""
         gpu = self.device == "gpu"

@@ -1,7 +1,7 @@
 """A batch in shards: the one place that splits it, runs the shards at the same time, and adds up what they find.
 
 Each shard of sequences is worked on by itself, and the gradients are summed in the order of the shards, whichever
-was ready first: a run's bits depend on the number of shards, not on who computed them. Nothing else knows of
+was ready first: a run's bits depend on the number of shards, not on who computed them. Training knows nothing of
 workers: they are processes of this machine (processes.py), or ranks of MPI and their processes (ranks.py).
 """
 
@@ -24,7 +24,12 @@ class Shards(NamedTuple):
 
     n: int
     dtype: str  # of the numbers that a shard gets
-    workers: Any  # `n` of them, which `run`: Processes or Ranks
+    workers: Any  # Processes or Ranks
+
+    @property
+    def at_once(self):
+        """How many parts of `run` are worked on at a time."""
+        return self.workers.n
 
     def loss_and_grads(self, function, *batch, **options):
         """The whole batch's Result, given a model's loss_and_grads as `function`; the rest as in `each`."""
@@ -81,7 +86,7 @@ def on_shard(function, params, masks, dtype, options, x, y, draws, lengths):
 @contextlib.contextmanager
 def open_shards(n, dtype, threads, gpu=False):
     """Within: the Shards, with so many processes to work on them, of each rank where there are several. Raises
-    UserError if one of them dies."""
+    UserError if one of them cannot be started, or dies."""
     try:
         R = ranks.size()
         some = processes(threads) if R == 1 else ranks.ranks(min(threads, -(-n // R)), gpu)

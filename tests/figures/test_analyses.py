@@ -12,6 +12,7 @@ from minaux.bench import cpu as bench
 from minaux.bench.cpu import Case
 from minaux.figures import analyses, summaries
 from minaux.training.checkpoint import RunDirectory
+from minaux.training.config import UserError
 from tests.conftest import ROOT, SMALL, write_run
 from tests.datasets.test_dogs import save_list
 
@@ -92,6 +93,26 @@ def test_an_analysis_that_is_stopped_says_how_it_goes_on(invoke, tmp_path, monke
     monkeypatch.setattr(cli, "train_in", stopped)
     ended = invoke("analyse", "curves", "--out", tmp_path / "x", *options())
     assert ended.status == 130 and "the same `analyse` command goes on" in ended.stderr
+
+
+def test_a_run_that_fails_does_not_hold_up_the_others(invoke, tmp_path, monkeypatch):
+    """Twice: whoever goes on meets it first."""
+    right, out = cli.train_in, tmp_path / "grid"
+
+    def train(run, resume, given):
+        if given["aux"] == "none":
+            raise UserError("the loss is not finite")
+        right(run, resume, given)
+
+    monkeypatch.setattr(cli, "train_in", train)
+    for done in 2, 0:
+        ended = invoke("analyse", "curves", "--out", out, *options())
+        assert ended.status == 1 and "it failed: the loss is not finite" in ended.stdout
+        assert ended.stdout.count("test accuracy ") == done and not (out / "table.md").exists()
+        says = "Error: 1 of 3 runs failed, so there is no table; the first: the loss is not finite\n"
+        assert ended.stderr == says
+    monkeypatch.undo()
+    assert invoke("analyse", "curves", "--out", out, *options()).status == 0 and (out / "table.md").exists()
 
 
 def test_lengths_are_a_quarter_for_pictures_of_14():

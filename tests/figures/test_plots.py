@@ -229,20 +229,28 @@ def edit(run, **changes):
     (run / "config.json").write_text(json.dumps({**config, **changes}))
 
 
+def row(n, *missing, **values):
+    """Leave the n-th row alone in metrics.jsonl, with other values, or without some."""
+
+    def damage(run):
+        found = {"epoch": 1, **rows()[n], **values}
+        line = json.dumps({name: value for name, value in found.items() if name not in missing})
+        (run / "metrics.jsonl").write_text(f"{line}\n")
+
+    return damage
+
+
 DAMAGES = [
     (lambda run: (run / "metrics.jsonl").unlink(), "is no run"),
     (lambda run: (run / "metrics.jsonl").write_text("{\n"), "is damaged"),
     (lambda run: (run / "metrics.jsonl").write_text("[1]\n"), "is damaged"),
     (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff"), "is damaged"),
     (lambda run: (run / "config.json").write_text("{"), "is damaged"),
-    (
-        lambda run: (run / "metrics.jsonl").write_text(json.dumps({**rows()[0], "loss_supervised": "0.3"}) + "\n"),
-        "no number",
-    ),
-    (
-        lambda run: (run / "metrics.jsonl").write_text(json.dumps({**rows()[0], "elapsed_s": float("inf")}) + "\n"),
-        "not finite",
-    ),
+    (row(0, loss_supervised="0.3"), "no number"),
+    (row(0, elapsed_s=float("inf")), "not finite"),
+    (row(0, "loss_supervised"), "a row is not whole"),
+    (row(-1, accuracy=None), "a value is missing"),
+    (lambda run: (run / "metrics.jsonl").write_text("[" * 100_000 + "\n"), "is damaged"),
     (lambda run: edit(run, data={"train": "54", "classes": 3}), "train is '54', no count"),
     (lambda run: (run / "config.json").unlink(), "is missing"),
     (lambda run: (shutil.rmtree(run), run.write_text("a picture beside the runs")), "is missing"),

@@ -96,7 +96,14 @@ def test_names_cannot_break_the_table(invoke, tmp_path):
 def test_what_is_no_run_is_left_out(invoke, tmp_path):
     run, damaged = (write_run(tmp_path / name, test_accuracy=0.9) for name in "ab")
     words = {"test_accuracy": "0.9", "test_examples": "9", "seed": "0", "elapsed_s": "1"}
-    for text in '{"seed": 0}', "[]", "{", json.dumps({**read_json(run / "result.json"), **words}):
+    whole, infinite = read_json(run / "result.json"), {"test_accuracy": float("inf")}
+    for text in (
+        '{"seed": 0}',
+        "[]",
+        "{",
+        "[" * 100_000,
+        *(json.dumps({**whole, **bad}) for bad in (words, infinite)),
+    ):
         (damaged / "result.json").write_text(text)
         assert "is damaged" in invoke("table", damaged).stderr and invoke("table", damaged).status == 1
         ended = invoke("table", run, damaged, tmp_path, run / "config.json")

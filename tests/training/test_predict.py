@@ -90,6 +90,16 @@ def test_the_weights_that_validated_best_are_those_at_work(invoke, tmp_path, tas
     assert all((a != b).any() or not a.any() for a, b in zip(at_work(trained, halved), expected))
 
 
+def test_a_program_that_mpi_has_started_may_use_a_model(invoke, tmp_path, monkeypatch):
+    """Its ranks are its own: ours work for a program that `run_program` runs."""
+    x = np.random.default_rng(0).random((200, 8))
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(200) % 2)
+    assert invoke(*tiny("npz", tmp_path / "x.npz", "none", tmp_path / "run")).status == 0
+    expected = load_model(tmp_path / "run")(x)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert (load_model(tmp_path / "run")(x, threads=2) == expected).all(), "200 sequences are four blocks"
+
+
 def test_sequences_of_unlike_types_keep_their_tokens(invoke, tmp_path):
     x = np.arange(160).reshape(20, 8) * 2
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)

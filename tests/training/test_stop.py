@@ -50,6 +50,20 @@ def test_nohup_keeps_a_run_from_stopping(sabotage, finished, tmp_path):
     assert_same_run(tmp_path, finished)
 
 
+def test_ctrl_c_at_a_script_leaves_its_background_alone(tmp_path):
+    """There a shell starts programs with SIGINT ignored."""
+    shell = (
+        f"{sys.executable} {ROOT / 'cli.py'} train {' '.join(SMALL)} --epochs 40 --quiet --out run & echo $!; wait"
+    )
+    with subprocess.Popen(["bash", "-c", shell], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as script:
+        program = int(script.stdout.readline())
+        while not (tmp_path / "run/metrics.jsonl").exists():
+            time.sleep(0.01)
+        os.kill(program, signal.SIGINT)
+        script.communicate()
+    assert json.loads((tmp_path / "run/result.json").read_text())["complete"]
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGCONT"])
 def test_a_signal_in_a_batch_saves_at_once(sabotage, invoke, finished, tmp_path, name):
     """Whoever sent it may kill the run before the batch ends: here it dies in its 15th, after the signal."""
@@ -154,6 +168,25 @@ def test_a_link_stays_and_a_pipe_is_written_to(tmp_path):
     os.close(reader)
     assert all((tmp_path / name).is_symlink() and (tmp_path / name).read_bytes() == b"new" for name in "ab")
     assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["a", "new"]
+
+
+def test_a_pipe_behind_a_link_is_written_to(tmp_path):
+    """As /dev/stdout is one."""
+    shell = (
+        f'{sys.executable} -c \'from minaux.training.checkpoint import write_whole as w; w("/dev/stdout", b"new")\''
+    )
+    ended = subprocess.run(["bash", "-c", f"{shell} | cat"], cwd=ROOT, capture_output=True)
+    assert (ended.stdout, ended.stderr) == (b"new", b"")
+
+
+def test_nothing_stays_of_a_file_whose_writing_is_stopped(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "curves.png", b"new")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_a_run_directory(tmp_path):

@@ -59,9 +59,9 @@ def runs(name, out, quarter=False, seeds=(0,)):
             options = {**options, **lengths}
         directory = os.path.join(out, "-".join(f"{option}-{value}" for option, value in options.items()))
         for seed in seeds:
-            run = directory if seed == seeds[0] else f"{directory}-seed{seed}", {**options, "seed": seed}
-            if run not in found:  # a quarter of 3 is 1, too
-                found.append(run)
+            pair = directory if seed == seeds[0] else f"{directory}-seed{seed}", {**options, "seed": seed}
+            if pair not in found:  # a quarter of 3 is 1, too
+                found.append(pair)
     return found
 
 
@@ -79,7 +79,7 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
     grid = runs(name, out, given.get("size") == 14, range(first, first + seeds))
     for _, options in grid:
         config.build(whole(given, options), cores)
-    todo = [run for run in grid if not finished(run[0])]
+    todo = unfinished(grid)
     if todo:  # the one that asks for the most labels
         options = max((options for _, options in todo), key=lambda o: o.get("limit_labels", 0))
         try:
@@ -104,7 +104,7 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
         if len(held) == len(todo):
             tell(f"other processes are at work on {len(held)} of {len(grid)} runs: the last one writes the table")
             break
-        todo = [run for run in held if not finished(run[0])]
+        todo = unfinished(held)
     if failed:
         raise UserError(f"{len(failed)} of {len(grid)} runs failed, so there is no table; the first: {failed[0]}")
     if todo:
@@ -219,9 +219,14 @@ def write(out, text, figure):
     return text
 
 
-def finished(run):
+def unfinished(grid):
+    """Those of [(directory, options)] that are not finished."""
+    return [(directory, options) for directory, options in grid if not finished(directory)]
+
+
+def finished(directory):
     """Whether the run has been tested, at its end or at the end of its budget."""
-    return os.path.exists(os.path.join(run, "result.json"))
+    return os.path.exists(os.path.join(directory, "result.json"))
 
 
 # What decides the time and memory of a training step, and `bench` does not vary.
@@ -233,8 +238,8 @@ def length_steps(grid):
     from ..bench.cpu import Case
 
     steps = {}
-    for run, _ in grid:
-        cfg = config.read(os.path.join(run, "config.json"))
+    for directory, _ in grid:
+        cfg = config.read(os.path.join(directory, "config.json"))
         own = cfg.feed_end if cfg.aux == "r" else 0.0
         sizes = {"N": cfg.batch_size, "H": cfg.hidden, "L": cfg.aux_length, "D": 3}
         steps[cfg.aux, cfg.size] = (LSTMS[cfg.aux], Case(cfg.aux, cfg.size**2, cfg.bptt, own, **sizes))

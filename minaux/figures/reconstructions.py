@@ -18,7 +18,7 @@ DRAWN = 6  # sequences
 
 
 def reconstruction(run):
-    """What the run's auxiliary heads answer on the first test sequences: a figure (with r the losses are means over
+    """What the heads of a `Run` answer on the first test sequences: a figure (with r the losses are means over
     256 of them), or for tokens a text. r's decoder reads its own outputs but at its first step. Raises UserError if
     there is no auxiliary loss."""
     n = 256 if "r" in run.cfg.aux and not run.task.tokens else DRAWN

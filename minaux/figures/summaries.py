@@ -30,12 +30,12 @@ def points_of(grid):
         groups[-1][1].append(run)
     points = []
     for options, found in groups:
-        accuracies, losses, stars = zip(*map(row, found))
+        accuracies, losses, stars = zip(*map(outcome, found))
         points.append(Point(options, found, list(accuracies), list(losses), max(stars)))
     return points
 
 
-def row(run):
+def outcome(run):
     """What a run came to: its test accuracy in percent, its training loss, and "*" if it is not complete."""
     result = read_result(run)
     losses = [r["loss_supervised"] for r in read_rows(run) if r["kind"] == "train"]

@@ -146,7 +146,8 @@ class RunDirectory:
         return config.read(self.file("config.json"))
 
     def save(self, cfg, state):
-        """Write the checkpoint: everything in `state` (host arrays), and a copy of the config."""
+        """Write the checkpoint: everything in `state` (host arrays), and a copy of the config. Removes result.json, which
+        is of a shorter run."""
         values = vars(state)
         groups = {name: values[name] or {} for name in ("params", "v", "best")}
         meta = {name: value for name, value in values.items() if name not in groups}
@@ -156,7 +157,7 @@ class RunDirectory:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_whole(self.checkpoint, buffer.getvalue())
-        self.remove("result.json")  # one from a shorter run
+        self.remove("result.json")
 
     def load(self, cfg, shapes=None):
         """The State in the checkpoint, on the host. Nothing in the file can run code.
@@ -228,9 +229,9 @@ NEEDED = {  # what all rows of a kind have
 }
 
 
-def read_rows(run):
+def read_rows(directory):
     """The rows of a run's metrics.jsonl. Raises UserError if it is missing or damaged."""
-    path = os.path.join(run, "metrics.jsonl")
+    path = os.path.join(directory, "metrics.jsonl")
     try:
         with open(path, encoding="utf-8") as file:
             rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill may cut the last one off
@@ -242,7 +243,7 @@ def read_rows(run):
         if any(row[name] is None for row in rows if row["kind"] == "eval" for name in NEEDED["eval"]):
             raise ValueError("a value is missing")
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is missing: {run} is no run, or has not begun") from None
+        raise UserError(f"{path} is missing: {directory} is no run, or has not begun") from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
     return rows
@@ -257,18 +258,18 @@ def read_json(path):
         raise UserError(f"{path} is damaged ({error}): restore it") from None
 
 
-def read_result(run):
+def read_result(directory):
     """A run's result.json. Raises UserError if it is missing or damaged."""
-    path = os.path.join(run, "result.json")
+    path = os.path.join(directory, "result.json")
     try:
         result = read_json(path)
         numbers = ("test_accuracy", "test_examples", "seed", "elapsed_s")
         if not all(math.isfinite(result[name]) for name in numbers):
             raise ValueError("a number is not finite")
         named = {name: result[name] for name in ("task", "model", "aux", "bptt", "complete")}
-        return {**result, **named, "run": run}
+        return {**result, **named, "run": directory}
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is missing: {run} is no run, or has not been tested yet") from None
+        raise UserError(f"{path} is missing: {directory} is no run, or has not been tested yet") from None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({error!r}): restore it") from None
 

@@ -19,14 +19,14 @@ from .run import MODELS
 from .shards import open_shards
 
 
-def load_model(run):
-    """The best weights of a run as a function: x to the probabilities `[n, classes]`.
+def load_model(path):
+    """The best weights of the run in a directory as a function: x to the probabilities `[n, classes]`.
 
     x is as the run's task has it: bytes or floats `[n, T]` or `[n, T, D]`; tokens `[n, T]`, or a list of them
     `[T_i]`. Raises UserError if there is no run, if its checkpoint is damaged, or if x is of another kind than the
     model learned from. From the first call on this process keeps freed memory (`arrays.keep_freed_memory`).
     """
-    directory = RunDirectory(run)
+    directory = RunDirectory(path)
     cfg = directory.read_config()
     params, _ = directory.load(cfg).tested
     return functools.partial(probabilities, cfg, params)

@@ -155,7 +155,7 @@ def drawn(monkeypatch, name, accuracies, **options):
     """The axes of the grid's figure, and what its lines go through by their names, if the runs came to this."""
     grid = analyses.runs(name, "x", **options)
     found = {run: accuracy for (run, _), accuracy in zip(grid, accuracies, strict=True)}
-    monkeypatch.setattr(summaries, "row", lambda run: (found[run], 1.0, ""))
+    monkeypatch.setattr(summaries, "outcome", lambda run: (found[run], 1.0, ""))
     axes = summaries.FIGURES[name](summaries.points_of(grid)).axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     return axes, {name: y for name, y in lines.items() if not name.startswith("_")}

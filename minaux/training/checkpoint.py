@@ -146,8 +146,8 @@ class RunDirectory:
         return config.read(self.file("config.json"))
 
     def save(self, cfg, state):
-        """Write the checkpoint: all of `state` (host arrays), and a copy of the config. Removes result.json, which is
-        of a shorter run."""
+        """Write the checkpoint: all of `state` (host arrays), and a copy of the config. Removes result.json, which
+        is of a shorter run."""
         values = vars(state)
         groups = {name: values[name] or {} for name in ("params", "v", "best")}
         meta = {name: value for name, value in values.items() if name not in groups}

@@ -8,7 +8,8 @@ import shlex
 import signal
 import sys
 
-HEARD = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # not in the background of a script
+# Whether Ctrl-C is heard: in the background of a script a shell starts programs with it ignored.
+HEARD = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 if __name__ == "__main__" and HEARD:  # Ctrl-C while modules are imported ends it without a word
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
@@ -91,8 +92,11 @@ def span(name):
 
 
 def told(error):
-    """An OSError in one line."""
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    """An OSError or a MemoryError in one line."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    why = f" ({error})" if str(error) else ""
+    return f"out of memory{why}: free some, or train with a smaller --hidden or --batch-size"
 
 
 def one_line_errors(command):
@@ -106,18 +110,13 @@ def one_line_errors(command):
             raise click.ClickException(str(error)) from error
         except BrokenPipeError:
             raise  # click ends quietly
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             raise click.ClickException(told(error)) from error
         except ModuleNotFoundError as error:  # one that only some tasks need
             raise click.ClickException(f"{error.name} is missing: pip install -r requirements.txt") from error
         except KeyboardInterrupt:
             click.echo("\nstopped", err=True)
             sys.exit(130)
-        except MemoryError as error:
-            why = f" ({error})" if str(error) else ""
-            raise click.ClickException(
-                f"out of memory{why}: free some, or train with a smaller --hidden or --batch-size"
-            ) from error
 
     return wrapped
 
@@ -509,10 +508,14 @@ def check_run(options):
 
 
 def train_run(out, options):
-    """Train a run of an analysis, or go on with it, unless it is finished. Raises Held if another process does."""
-    with RunDirectory(out).held():
-        if not analyses.finished(out):
-            train_in(out, os.path.exists(RunDirectory(out).checkpoint), options)
+    """Train a run of an analysis, or go on with it, unless it is finished. Raises Held if another process does,
+    UserError if it fails: then the others may still do."""
+    try:
+        with RunDirectory(out).held():
+            if not analyses.finished(out):
+                train_in(out, os.path.exists(RunDirectory(out).checkpoint), options)
+    except (OSError, MemoryError) as error:
+        raise UserError(told(error)) from error
 
 
 @cli.command()

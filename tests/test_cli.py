@@ -703,7 +703,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(invoke, run,
     assert "damaged" not in ended.stderr and "new run" not in ended.stderr
 
 
-def test_a_checkpoint_of_another_size(invoke, run, monkeypatch):
+def test_a_checkpoint_of_another_size(invoke, run):
     """Its options are the run's, but its weights are not."""
     directory = RunDirectory(run)
     cfg = directory.read_config()

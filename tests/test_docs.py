@@ -1,5 +1,6 @@
 """What README.md, docs/ and results/ name exists: functions in backticks, paths, links and their headings."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -127,6 +128,36 @@ def test_wrong_paths_are_found():
 def test_wrong_links_are_found():
     text = "[a](minaux/lstm.py) [b](README.md#minaux) [c](https://arxiv.org) [d](README.md#nowhere) ![e](no.svg)"
     assert missing_links(text, ROOT / "README.md") == ["README.md#nowhere", "no.svg"]
+
+
+def missing_imports(code):
+    """Of what a program takes out of minaux, and out of minaux's modules, the names that are not there."""
+    nodes, modules, missing = [*ast.walk(ast.parse(code))], {}, []
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "minaux":
+            for name in node.names:
+                path = f"{node.module}.{name.name}"
+                if path.partition(".")[2] in MODULES:
+                    modules[name.asname or name.name] = path
+                elif not has_attribute(node.module, [name.name]):
+                    missing.append(path)
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            if not has_attribute(modules[node.value.id], [node.attr]):
+                missing.append(f"{node.value.id}.{node.attr}")
+    return missing
+
+
+@pytest.mark.parametrize("program", [*ROOT.glob("results/**/*.py")], ids=lambda path: path.stem)
+def test_what_a_recorded_program_uses_exists(program):
+    assert missing_imports(program.read_text("utf8")) == []
+
+
+def test_missing_imports_are_found():
+    code = (
+        "from minaux.figures import plots as p, summeries\nfrom minaux.lstm import lstm_cell, sell\np.plot, p.plat"
+    )
+    assert missing_imports(code) == ["minaux.figures.summeries", "minaux.lstm.sell", "p.plat"]
 
 
 RUNS = ROOT / "results" / "runs"

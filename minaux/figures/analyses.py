@@ -72,7 +72,7 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
     Each run is made with so many `seeds`, from the given one on. `given` are the options of `train` for all runs;
     check(options) raises UserError if no such run can be; train(directory, options) trains one, or goes on with it,
     and raises Held if another process does; tell(line) hears which. Raises UserError for what cannot be before
-    anything is run, and after all runs if one of them failed: its weights became infinite, for example.
+    anything is run, and after all runs if one of them failed, by numbers that are not finite or a full disk, say.
     """
     check_given(name, given)
     first = given.get("seed", 0)
@@ -102,12 +102,12 @@ def run_grid(name, out, given, seeds, cores, check, train, tell):
                 tell(f"it failed: {error}")
                 failed.append(error)
         if len(held) == len(todo):
-            tell(f"other processes are at work on {len(held)} of {len(grid)} runs: the last one writes the table")
             break
         todo = unfinished(held)
     if failed:
         raise UserError(f"{len(failed)} of {len(grid)} runs failed, so there is no table; the first: {failed[0]}")
     if todo:
+        tell(f"other processes are at work on {len(todo)} of {len(grid)} runs: the last one writes the table")
         return None
     if name == "length":
         return write_costs(out, length_steps(grid), 1, functools.partial(summaries.length_summary, grid), tell)

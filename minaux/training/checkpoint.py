@@ -1,5 +1,5 @@
 """A run's directory: config.json, metrics.jsonl, checkpoint.npz, result.json, each written whole or not at
-all (metrics.jsonl by whole lines)."""
+all (metrics.jsonl by whole lines). And `write_whole` and `check_out`, for other files too."""
 
 import contextlib
 import dataclasses
@@ -240,7 +240,8 @@ def read_rows(directory):
         numbers = (v for row in rows for name, v in row.items() if name not in ("kind", "phase", "split"))
         if not all(v is None or isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
             raise ValueError("a value is no number, or not finite")
-        if any(row[name] is None for row in rows if row["kind"] == "eval" for name in NEEDED["eval"]):
+        whole = [row for row in rows if row.get("phase") != "pretrain"]
+        if any(row[name] is None for row in whole for name in NEEDED[row["kind"]]):
             raise ValueError("a value is missing")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: {directory} is no run, or has not begun") from None

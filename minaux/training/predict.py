@@ -20,7 +20,8 @@ from .shards import open_shards
 
 
 def load_model(path):
-    """The best weights of the run in a directory as a function: x to the probabilities `[n, classes]`.
+    """The best weights of the run in a directory as a function: x to the probabilities `[n, classes]`, with
+    `threads` (1) processes at work.
 
     x is as the run's task has it: bytes or floats `[n, T]` or `[n, T, D]`; tokens `[n, T]`, or a list of them
     `[T_i]`. Raises UserError if there is no run, if its checkpoint is damaged, or if x is of another kind than the

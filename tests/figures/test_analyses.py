@@ -1,5 +1,6 @@
 """`analyse`: small grids that go on where they stopped, and end with a table and a picture."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -95,22 +96,35 @@ def test_an_analysis_that_is_stopped_says_how_it_goes_on(invoke, tmp_path, monke
     assert ended.status == 130 and "the same `analyse` command goes on" in ended.stderr
 
 
-def test_a_run_that_fails_does_not_hold_up_the_others(invoke, tmp_path, monkeypatch):
-    """Twice: whoever goes on meets it first."""
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (UserError("the loss is not finite"), "the loss is not finite"),
+        (
+            MemoryError("no room"),
+            "out of memory (no room): free some, or train with a smaller --hidden or --batch-size",
+        ),
+        (OSError(28, "No space left on device", "file"), "file: No space left on device"),
+    ],
+)
+def test_a_run_that_fails_does_not_hold_up_the_others(invoke, tmp_path, monkeypatch, error, says):
+    """Twice: whoever goes on meets it first. Another process holds one of them at first."""
     right, out = cli.train_in, tmp_path / "grid"
 
     def train(run, resume, given):
         if given["aux"] == "none":
-            raise UserError("the loss is not finite")
+            raise error
         right(run, resume, given)
 
     monkeypatch.setattr(cli, "train_in", train)
-    for done in 2, 0:
-        ended = invoke("analyse", "curves", "--out", out, *options())
-        assert ended.status == 1 and "it failed: the loss is not finite" in ended.stdout
+    held = RunDirectory(analyses.runs("curves", out, quarter=True)[2][0]).held()
+    for done, other in (1, held), (1, contextlib.nullcontext()), (0, contextlib.nullcontext()):
+        with other:
+            ended = invoke("analyse", "curves", "--out", out, *options())
+        assert ended.status == 1 and f"it failed: {says}" in ended.stdout
         assert ended.stdout.count("test accuracy ") == done and not (out / "table.md").exists()
-        says = "Error: 1 of 3 runs failed, so there is no table; the first: the loss is not finite\n"
-        assert ended.stderr == says
+        assert ended.stderr == f"Error: 1 of 3 runs failed, so there is no table; the first: {says}\n"
+        assert "writes the table" not in ended.stdout
     monkeypatch.undo()
     assert invoke("analyse", "curves", "--out", out, *options()).status == 0 and (out / "table.md").exists()
 

@@ -250,6 +250,7 @@ DAMAGES = [
     (row(0, elapsed_s=float("inf")), "not finite"),
     (row(0, "loss_supervised"), "a row is not whole"),
     (row(-1, accuracy=None), "a value is missing"),
+    (row(0, loss_supervised=None), "a value is missing"),
     (lambda run: (run / "metrics.jsonl").write_text("[" * 100_000 + "\n"), "is damaged"),
     (lambda run: edit(run, data={"train": "54", "classes": 3}), "train is '54', no count"),
     (lambda run: (run / "config.json").unlink(), "is missing"),

@@ -1,6 +1,7 @@
 """What a person reads while a run goes on."""
 
 import itertools
+import types
 
 import pytest
 
@@ -52,8 +53,9 @@ def test_the_progress_bar_tells_losses_and_speed():
 def test_the_estimate_is_of_all_batches_and_evaluations(tmp_path, monkeypatch):
     """A trial batch of pretraining takes 1 s, one of joint training 10 s, an evaluation of 4 sequences 2 s. To come
     are 3 batches, twice 3 batches, and three times 2 sequences of validation and once 8 of the test."""
-    clock = itertools.accumulate([0, 1, 0, 10, 0, 2])  # before and after each
-    monkeypatch.setattr("minaux.training.loop.time.monotonic", lambda: next(clock))
+    times = itertools.accumulate([0, 1, 0, 10, 0, 2])  # before and after each
+    clock = types.SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("minaux.training.loop.time", clock)
     monkeypatch.setattr("minaux.training.evaluation.BLOCK", 4)
     given = {"aux": "r", "pretrain_epochs": 1, "epochs": 2, "batch_size": 2, "valid": 2, "limit_test": 8}
     run = set_up(options(**given), toy(n=8), tmp_path)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import types
 
 import numpy as np
 import pytest
@@ -379,8 +380,9 @@ def test_shards_add_up_to_the_batch(tmp_path, model):
 
 def test_speed_counts_the_sequences_of_a_partial_batch(tmp_path, monkeypatch):
     run, rows = set_up(options(valid=0, batch_size=19, epochs=1), toy(), tmp_path / "run"), []
-    clock = iter(range(1000))
-    monkeypatch.setattr("minaux.training.loop.time.monotonic", lambda: float(next(clock)))
+    ticks = iter(range(1000))
+    clock = types.SimpleNamespace(monotonic=lambda: float(next(ticks)))
+    monkeypatch.setattr("minaux.training.loop.time", clock)
     monkeypatch.setattr("minaux.training.loop.ROW_EVERY", 1)
     monkeypatch.setattr(Run, "write_row", lambda run, state, **row: rows.append(row))
     train(run, new_state(run))

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,8 +35,15 @@ def test_a_signal_saves_and_says_how_to_go_on(sabotage, invoke, finished, tmp_pa
         ]
     ):
         run = tmp_path / str(n)
-        send = f"send = lambda: os.kill(os.getpid(), {int(number)})"
-        ended = sabotage(f"{send}; {where}", "train", *SMALL, "--quiet", "--out", run)
+        send = f"send = lambda: os.kill(os.getpid(), {int(number)})"  # nohup may have had it ignored
+        ended = sabotage(
+            f"signal.signal({int(number)}, signal.SIG_DFL); {send}; {where}",
+            "train",
+            *SMALL,
+            "--quiet",
+            "--out",
+            run,
+        )
         assert ended.status == 128 + number and "Traceback" not in ended.stderr
         assert f"({number.name})" in ended.stderr and "go on with: python cli.py train --resume" in ended.stderr
         assert invoke("train", "--resume", "--quiet", "--out", run).status == 0
@@ -58,6 +66,7 @@ def test_ctrl_c_at_a_script_leaves_its_background_alone(tmp_path):
     with subprocess.Popen(["bash", "-c", shell], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as script:
         program = int(script.stdout.readline())
         while not (tmp_path / "run/metrics.jsonl").exists():
+            assert script.poll() is None
             time.sleep(0.01)
         os.kill(program, signal.SIGINT)
         script.communicate()
@@ -75,6 +84,9 @@ def test_a_signal_in_a_batch_saves_at_once(sabotage, invoke, finished, tmp_path,
     assert json.loads(invoke("evaluate", tmp_path, "--json", "--device", "cpu").stdout)["step"] == 14
     assert invoke("train", "--resume", "--quiet", "--out", tmp_path).status == 0
     assert_same_run(tmp_path, finished)
+
+
+CLI = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'cli.py'))}"  # for a shell
 
 
 def start(*args, **options):
@@ -202,7 +214,7 @@ def test_no_output_can_stop_a_run(tmp_path, how):
     if "/dev/full" in how and not os.path.exists("/dev/full"):
         how = ">&-"
     words = " ".join(SMALL)
-    shell = f"set -o pipefail; {sys.executable} {ROOT / 'cli.py'} train {words} --out run {how}"
+    shell = f"set -o pipefail; {CLI} train {words} --out run {how}"
     ended = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
     assert json.loads((tmp_path / "run/result.json").read_text())["complete"]

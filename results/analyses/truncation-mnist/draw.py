@@ -15,7 +15,7 @@ figure = summaries.truncation_figure(points)
 [axes] = figure.axes
 lengths = list(dict.fromkeys(point.options["bptt"] for point in points))
 slower = {K: HERE.parents[1] / "trials" / f"12-none-bptt-{K}-lr1" for K in lengths}
-some = [(lengths.index(K), summaries.row(run)[0]) for K, run in slower.items() if analyses.finished(run)]
+some = [(lengths.index(K), summaries.outcome(run)[0]) for K, run in slower.items() if analyses.finished(run)]
 axes.plot(*zip(*some), color="gray", linestyle=":", marker="o", markersize=4, label="LSTM, learning rate 0.001")
 axes.lines[0].set_label("LSTM (learning rate 0.003, as r and p)")
 axes.set_title("MNIST, 3 epochs with labels, r and p after one of pretraining", fontsize=11)

@@ -19,5 +19,8 @@ some = [(lengths.index(K), summaries.outcome(run)[0]) for K, run in slower.items
 axes.plot(*zip(*some), color="gray", linestyle=":", marker="o", markersize=4, label="LSTM, learning rate 0.001")
 axes.lines[0].set_label("LSTM (learning rate 0.003, as r and p)")
 axes.set_title("MNIST, 3 epochs with labels, r and p after one of pretraining", fontsize=11)
-axes.legend(loc="lower right", fontsize="small")
+lines = {line.get_label(): line for line in axes.get_legend_handles_labels()[0]}
+lines["K = 10: each of three seeds"] = lines.pop("each seed")
+first = sorted(lines, key=lambda name: not name.startswith("LSTM"))
+axes.legend([lines[name] for name in first], first, loc="lower right", fontsize="small")
 plots.save(figure, HERE / "both-rates.png")

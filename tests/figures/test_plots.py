@@ -156,8 +156,9 @@ def test_one_batch_does_not_flatten_the_rest(tmp_path):
 def test_long_curves_are_running_means_of_one_phase(tmp_path):
     step = {"kind": "train", "loss_supervised": None}
     found = [{**step, "phase": "pretrain", "step": n, "loss_auxiliary": 100} for n in range(5)]
-    found += [{**step, "phase": "joint", "step": n, "loss_auxiliary": n % 2} for n in range(5, 35)]
-    [axes] = panels(write_run(tmp_path / "p", found, aux="p"))[1].values()
+    joint = {**step, "phase": "joint", "loss_supervised": 1.0}
+    found += [{**joint, "step": n, "loss_auxiliary": n % 2} for n in range(5, 35)]
+    axes = panels(write_run(tmp_path / "p", found, aux="p"))[1]["p: loss of the prediction"]
     pretraining, joint = drawn(axes)[:2]
     assert len(joint[2]) == 30 and joint[1] == "None"
     assert [y for _, y in joint[2]][3:] == pytest.approx([0.5] * 27)  # of 4 rows each

@@ -174,7 +174,7 @@ SIZE = "Side of the pictures: mnist and pmnist 28, or 14 by 2x2 mean pooling; do
 @setting("batch_size", "Sequences a batch.", f"32; transformer 16; 128 {PAPER}")
 @setting("hidden", HIDDEN)
 @setting("lr", "Learning rate of RMSProp.", LR)
-@setting("lr_schedule", "Over all steps of the run, cosine to 0.", f"cosine; constant {PAPER}")
+@setting("lr_schedule", "Over all batches of the run, cosine to 0.", f"cosine; constant {PAPER}")
 @setting("clip", "Largest global norm of the gradient; 0 leaves it as it is.")
 @setting(
     "dropconnect", "Probability, below 1, to drop a weight of the classifier's hidden layers.", f"0; 0.5 {PAPER}"
@@ -240,7 +240,7 @@ def train_and_tell(run, state):
     except OSError as error:
         raise UserError(f"{told(error)}; mend that, and go on from the last checkpoint with: {again}") from error
     except Stopped as stopped:
-        click.echo(f"\nstopped and saved at step {state.step}; go on with: {again}", err=True)
+        click.echo(f"\nstopped and saved after batch {state.step:,}; go on with: {again}", err=True)
         sys.exit(stopped.status)
     except KeyboardInterrupt:
         click.echo(f"\nstopped at once; go on from the last checkpoint with: {again}", err=True)
@@ -252,7 +252,9 @@ def train_and_tell(run, state):
         click.echo(f"the paper reports {report.in_the_paper(run.cfg)}")
     click.echo(f"config.json, metrics.jsonl, checkpoint.npz and result.json are in {out}")
     if not result["complete"]:
-        click.echo(f"the budget is spent after {result['steps']:,} steps; go on (with a new --budget) by: {again}")
+        click.echo(
+            f"the budget is spent after {result['steps']:,} batches; go on (with a new --budget) by: {again}"
+        )
 
 
 @cli.command()
@@ -541,7 +543,9 @@ def demo(out, seed):
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="All figures as one JSON object.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Timed steps of each case.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Timed training steps of each case."
+)
 @click.option("--case", "what", type=click.Choice(["lstm", "none", "r", "p"]), multiple=True, help="Only such.")
 @click.option("--batch-size", type=click.IntRange(1), multiple=True, help="Only batches of so many sequences.")
 @click.option("--steps", type=click.IntRange(302), multiple=True, help="Only sequences so long.")

@@ -194,7 +194,7 @@ def test_evaluate_needs_no_options(invoke, finished):
 
 def test_a_spent_budget_is_no_failure_and_the_run_can_go_on(invoke, finished, tmp_path):
     ended = invoke("train", *SMALL, "--budget", 0, "--out", tmp_path)
-    assert ended.status == 0 and "the budget is spent after 0 steps" in ended.stdout
+    assert ended.status == 0 and "the budget is spent after 0 batches" in ended.stdout
     result = read(tmp_path / "result.json")
     assert (result["complete"], result["steps"], result["epochs"]) == (False, 0, 0)
     assert invoke("train", "--resume", "--out", tmp_path).status == 0  # without the budget
@@ -223,7 +223,7 @@ def test_schedules_are_fixed_at_the_start(invoke, tmp_path):
     assert invoke("train", *SMALL, "--lr-schedule", "cosine", "--out", tmp_path).status == 0
     weights, saved = arrays(tmp_path), read(tmp_path / "config.json")
     longer = invoke("train", "--resume", "--epochs", 2, "--out", tmp_path)
-    assert longer.status == 0 and "the learning rate falls to 0 at step 24 and stays there" in longer.stdout
+    assert longer.status == 0 and "the learning rate falls to 0 at batch 24 and stays there" in longer.stdout
     assert read(tmp_path / "config.json") == {**saved, "epochs": 2}
     assert read(tmp_path / "result.json")["steps"] == 36
     assert all((arrays(tmp_path)[k] == w).all() for k, w in weights.items() if k.startswith("params/"))
@@ -239,7 +239,7 @@ def test_a_cosine_that_pretraining_uses_up_is_told(invoke, sabotage, tmp_path):
     much_of_it = "train", *cosine, "--pretrain-epochs", 2, "--out", much
     assert words in sabotage("at_call(11, loop, 'train_step', interrupt)", *much_of_it).stdout
     resumed = invoke("train", "--resume", "--out", much).stdout
-    assert "going on at step" in resumed and "spans" not in resumed
+    assert "going on after batch" in resumed and "spans" not in resumed
     assert "spans" not in invoke("train", *cosine, "--epochs", 0, "--out", alone).stdout
     assert "spans" not in invoke("train", *SMALL, "--pretrain-epochs", 2, "--out", constant).stdout
 
@@ -949,13 +949,13 @@ def test_advice_names_what_was_started(monkeypatch, started, typed):
 
 def test_pretraining_tells_no_accuracy(invoke, tmp_path):
     told = invoke("train", *SMALL, "--out", tmp_path / "run").stdout.splitlines()
-    assert "step 12, pretraining: validation" in told and any("valid accuracy" in line for line in told)
+    assert "batch 12, pretraining: validation" in told and any("valid accuracy" in line for line in told)
 
 
 @pytest.mark.parametrize("lr", ["1e30", "1e300"])
 def test_loss_that_is_not_finite(invoke, tmp_path, lr):
     ended = invoke("train", *SMALL, "--lr", lr, "--clip", 0, "--out", tmp_path)
-    refused(ended, "not finite at step 2:", "lower --lr", tmp_path / "checkpoint.npz")
+    refused(ended, "not finite in batch 2:", "lower --lr", tmp_path / "checkpoint.npz")
     assert not (tmp_path / "result.json").exists()
     assert all(np.isfinite(a).all() for a in arrays(tmp_path).values())
     assert invoke("evaluate", tmp_path, "--device", "cpu").status == 0
@@ -971,7 +971,7 @@ def test_a_nan_leaves_the_last_checkpoint(invoke, run, monkeypatch):
 
     monkeypatch.setattr(model, "loss_and_grads", wrong)
     ended = invoke("train", "--resume", "--epochs", 2, "--out", run)
-    refused(ended, "not finite at step 25:", run / "checkpoint.npz")
+    refused(ended, "not finite in batch 25:", run / "checkpoint.npz")
     assert contents(run)["checkpoint.npz"] == before["checkpoint.npz"]
     monkeypatch.undo()
     assert invoke("train", "--resume", "--out", run).status == 0
@@ -980,7 +980,7 @@ def test_a_nan_leaves_the_last_checkpoint(invoke, run, monkeypatch):
 def test_loss_that_is_not_finite_after_the_last_step(invoke, tmp_path):
     """Only the evaluation can notice it."""
     options = "--pretrain-epochs 0 --limit-train 3 --valid 0 --lr 1e30 --clip 0".split()
-    refused(invoke("train", *SMALL, *options, "--out", tmp_path), "not finite", "step 1")
+    refused(invoke("train", *SMALL, *options, "--out", tmp_path), "not finite", "batch 1")
     assert all(np.isfinite(a).all() for a in arrays(tmp_path).values())
     assert not (tmp_path / "result.json").exists()
     assert all(row["step"] == 1 for row in rows(tmp_path))

@@ -26,7 +26,7 @@ def reconstruction(run):
     some = 4 // len({answer.kind for answer in answers})  # of each kind
     answers = [a for kind in "rp" for a in [answer for answer in answers if answer.kind == kind][:some]]
     [name] = short_names([run.directory.path]).values()
-    name = f"{name}: weights of step {step} on {run.cfg.task}'s first {len(x)} test sequences"
+    name = f"{name}: weights after batch {step:,} on {run.cfg.task}'s first {len(x)} test sequences"
     if run.task.tokens:
         return texts(name, x, answers, run.task.tokens)
     return figure_of(name, x, answers, run.task.order, run.mean)

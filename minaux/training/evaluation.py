@@ -169,7 +169,7 @@ def evaluate_and_tell(run, shards, state, params, split, stop):
     """`evaluate_rows` on a split, as a row of metrics.jsonl and in words."""
     result = evaluate_rows(run, shards, params, *run.sequences(split), stop)
     if not np.isfinite(list(result.values())).all():
-        raise run.diverged(f"the {split} loss is not finite at step {state.step}")
+        raise run.diverged(f"the {split} loss is not finite after batch {state.step:,}")
     # A run that is resumed may evaluate again at the same step.
     run.directory.drop_rows(lambda row: (row.get("split"), row["step"]) == (split, state.step))
     run.write_row(state, kind="eval", split=split, **result)

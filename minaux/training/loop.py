@@ -87,7 +87,7 @@ def train_step(run, shards, state, stop=None):
     if run.device == "cpu" or row_is_due(run, step + 1):
         row = {name: value if value is None or name == "phase" else float(value) for name, value in row.items()}
         if not np.isfinite([float(norm), *map(float, losses.values())]).all():
-            raise run.diverged(f"the loss or its gradient is not finite at step {step + 1}")
+            raise run.diverged(f"the loss or its gradient is not finite in batch {step + 1:,}")
     else:
         row = None
     optim.clip(grads, norm, cfg.clip)

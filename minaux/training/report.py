@@ -55,7 +55,7 @@ def introduction(run, state):
     if todo and cfg.lr_schedule == "cosine" and run.total_steps > end:
         why = "this run's first epochs were to end there"
         lines.append(
-            f"the learning rate falls to 0 at step {end} and stays there ({why}): later steps change nothing"
+            f"the learning rate falls to 0 at batch {end:,} and stays there ({why}): later batches change nothing"
         )
     if todo == end < 2 * run.pretrain_steps and cfg.epochs and cfg.lr_schedule == "cosine":
         rate = learning_rate(cfg.lr, "cosine", run.pretrain_steps, end)
@@ -66,7 +66,7 @@ def introduction(run, state):
     threads = min(at_work(cfg.threads), cfg.shards)
     where = f"{threads} thread" + "s" * (threads > 1) if run.device == "cpu" else "the GPU"
     where += f" for {cfg.shards} shards" * (run.device == "cpu" and threads < cfg.shards)
-    begun = f"going on at step {state.step:,}: " if state.step else ""
+    begun = f"going on after batch {state.step:,}: " if state.step else ""
     todo = f"{todo:,} batches of {cfg.batch_size} to go, on {where}" if todo else "all are done, it is tested again"
     lines.append(f"{begun}{epochs} epochs, {todo}; writing to {run.directory.path}")
     return "\n".join(lines)
@@ -88,7 +88,7 @@ def progress(row, rate):
 
 def evaluation(split, step, phase, found):
     """Accuracy, and a line for each auxiliary loss, beside its rivals without memory."""
-    where = f"weights of step {step}" if split == "test" else f"step {step}, {phase}"
+    where = f"weights after batch {step:,}" if split == "test" else f"batch {step:,}, {phase}"
     lines = [f"{where}: {split} accuracy {found['accuracy']:.2%}, loss {found['loss_supervised']:.4f}"]
     if phase == "pretraining" and split == "valid":  # the classifier is untrained
         lines = [f"{where}: validation"]

@@ -231,8 +231,8 @@ def with_labels(cfg, y, train_rows):
 
 
 def new_state(run):
-    """The State at step 0, with its files; what the user should know of the data is told. Raises UserError if the
-    directory holds a run already, or nothing can be learned from the data."""
+    """The State before the first batch, with its files; what the user should know of the data is told. Raises
+    UserError if the directory holds a run already, or nothing can be learned from the data."""
     cfg = run.cfg
     check_memory(run)
     for line in checks.notes(run):
@@ -273,7 +273,7 @@ def save(run, state):
     groups = {"params": state.params, "v": state.v, "best": state.best or {}}
     host = {name: {k: arrays.to_host(a) for k, a in group.items()} for name, group in groups.items()}
     if not all(np.isfinite(a).all() for a in host["params"].values()):
-        raise run.diverged(f"the weights are not finite after step {state.step}")
+        raise run.diverged(f"the weights are not finite after batch {state.step:,}")
     run.directory.save(run.cfg, State(**{**vars(state), **host}))
 
 

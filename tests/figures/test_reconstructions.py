@@ -21,7 +21,7 @@ def answer(kind, first, y, rival_y):
 def test_tokens_are_shown_sign_by_sign():
     x = np.array([[72, 105, 0xC3, 33]])
     answers = [answer("r", 1, np.array([[106, 10, 34]]), np.array([[107, 107, 107]]))]
-    expected = """run: weights of step 3
+    expected = """run: weights after batch 3
 
 r, anchor 4: steps 1 to 3, from the state after step 4
 reconstructed: loss 0.5000, another's state: loss 0.7500
@@ -30,7 +30,7 @@ reconstructed: loss 0.5000, another's state: loss 0.7500
   reconstructed  j."
 another's state  kkk
 """
-    assert reconstructions.texts("run: weights of step 3", x, answers, 256) == expected
+    assert reconstructions.texts("run: weights after batch 3", x, answers, 256) == expected
     assert "           true  105 195  33\n" in reconstructions.texts("run", x, answers, 300)
 
 
@@ -162,7 +162,7 @@ def test_reconstruct_draws_numbers_and_prints_text(invoke, tmp_path, monkeypatch
     ended = invoke("reconstruct", tmp_path / "text", "--out", tmp_path)
     assert ended.status == 1 and "is a directory" in ended.stderr
     lines = printed.splitlines()
-    assert lines[0].startswith("text: weights of step")
+    assert lines[0].startswith("text: weights after batch")
     assert [sum(f"{kind}, anchor" in line for line in lines) for kind in "rp"] == [2, 2]  # of four each
     assert sum(line.lstrip().startswith("true  ") for line in lines) == 16
 

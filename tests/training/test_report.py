@@ -36,9 +36,9 @@ def test_an_evaluation_has_a_line_for_each_auxiliary_loss_beside_its_rivals():
     rivals = "constant 0.0900, position mean 0.0700, copy 0.0395"
     auxiliary = [f"    r 0.0108: {rivals}, swap gap 0.1100", f"    p 0.0471: {rivals}"]
     for split, phase, first in (
-        ("valid", "joint training", "step 24, joint training: valid accuracy 91.34%, loss 0.2876"),
-        ("valid", "pretraining", "step 24, pretraining: validation"),
-        ("test", "joint training", "weights of step 24: test accuracy 91.34%, loss 0.2876"),
+        ("valid", "joint training", "batch 24, joint training: valid accuracy 91.34%, loss 0.2876"),
+        ("valid", "pretraining", "batch 24, pretraining: validation"),
+        ("test", "joint training", "weights after batch 24: test accuracy 91.34%, loss 0.2876"),
     ):
         assert report.evaluation(split, 24, phase, FOUND).splitlines() == [first, *auxiliary]
     assert "\n" not in report.evaluation("test", 24, "joint training", {"accuracy": 1.0, "loss_supervised": 0.0})

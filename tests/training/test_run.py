@@ -202,8 +202,8 @@ def test_it_tells_of_the_sequences_that_are_used(tmp_path):
     "step, says",
     [
         (0, "2 epochs, 4 batches of 10 to go, on 1 thread; writing"),
-        (3, "going on at step 3: 2 epochs, 1 batches of 10 to go, on 1 thread; writing"),
-        (4, "going on at step 4: 2 epochs, all are done, it is tested again; writing"),
+        (3, "going on after batch 3: 2 epochs, 1 batches of 10 to go, on 1 thread; writing"),
+        (4, "going on after batch 4: 2 epochs, all are done, it is tested again; writing"),
     ],
 )
 def test_a_run_says_where_it_goes_on(tmp_path, step, says):

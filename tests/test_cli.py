@@ -395,8 +395,8 @@ def test_a_budget_is_in_seconds_minutes_or_hours(given, seconds):
 
 def test_help_shows_limits_that_do_not_go_without_saying(invoke):
     words = " ".join(invoke("train", "--help").stdout.split())
-    assert "[default: 1.0; 0 to 1]" in words and "8 or more; 1 to 256]" in words and "512; 3 or more]" in words
-    assert "validation split. [default: 0]" in words
+    assert "[default: 1.0; 0 to 1]" in words and "sequences a shard; 1 to 256]" in words
+    assert "512; 3 or more]" in words and "validation split. [default: 0]" in words
 
 
 def test_preset_and_size_on_the_command_line(invoke, tmp_path):

@@ -102,12 +102,6 @@ def classify(params, h, y, masks, scale, grads):
     return loss, mlp_backward(dscores, cache, params, grads, "classifier", masks)
 
 
-def supervised_result(loss, grads, name):
-    """The Result of a model without auxiliary losses; its parameter `name` stands for main.Wh."""
-    dWh = {"supervised": grads[name], "auxiliary": array_module(grads[name]).zeros_like(grads[name])}
-    return Result({"supervised": loss, "r": 0.0, "p": 0.0}, grads, dWh, [])
-
-
 class Sweep(NamedTuple):
     """Back-propagation of one loss through the main LSTM's steps of `span`, and no further: that is the cut."""
 

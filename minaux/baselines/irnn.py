@@ -10,9 +10,10 @@ import numpy as np
 
 from ..arrays import array_module
 from ..initial import initial_linear, mlp_shapes, parameter_rng
-from ..model import between, classify, supervised_result
+from ..model import between, classify
 from ..ops import mlp_forward
 from ..windows import supervised_span
+from . import supervised_result
 
 
 def parameter_shapes(sizes, aux="none"):

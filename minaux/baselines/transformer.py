@@ -29,8 +29,9 @@ import numpy as np
 
 from ..arrays import array_module, on_gpu
 from ..initial import initial_linear, mlp_shapes, parameter_rng
-from ..model import classify, supervised_result
+from ..model import classify
 from ..ops import mlp_forward, relu_backward, relu_forward
+from . import supervised_result
 
 LAYERS, HEADS = 2, 4
 EPSILON = 1e-5  # of the norms

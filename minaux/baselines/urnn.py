@@ -22,7 +22,7 @@ import numpy as np
 
 from ..arrays import array_module
 from ..initial import glorot, initial_linear, parameter_rng
-from ..model import between, supervised_result
+from ..model import between
 from ..ops import (
     linear_backward,
     linear_forward,
@@ -30,6 +30,7 @@ from ..ops import (
     softmax_cross_entropy_forward,
 )
 from ..windows import supervised_span
+from . import supervised_result
 
 EPSILON = 1e-10  # |z| is √(|z|² + ε): modReLU divides by it
 

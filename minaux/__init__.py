@@ -10,7 +10,8 @@ Read in this order:
     ops.py optim.py initial.py arrays.py    classifier and losses, RMSProp, initial weights, NumPy or CuPy
     gradcheck.py    the checker, and what a truncated gradient is
 
-Rooms behind it: gpu/ (lstm.py in CUDA), baselines/, training/, figures/, bench/. Imports go down that way only.
+Rooms behind it: gpu/ (lstm.py in CUDA), baselines/, training/, figures/, bench/. Imports go one way, as
+pyproject.toml lists it: from figures/ down to windows.py and arrays.py.
 """
 
 __version__ = "0.1.0"

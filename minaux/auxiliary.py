@@ -5,9 +5,9 @@
     p (predict): an auxiliary LSTM starts from zeros, reads the main states h[a] ... h[a+L-1] and answers
         with the inputs that come next, x[a+1] ... x[a+L].
 
-Both are two LSTM layers, `name.bottom` and `name.top`, and an MLP head, `name.head`, with `name` "r" or
-"p". They run in windows of K steps: the state is carried from window to window, the gradient is cut
-between them, and each window is done with, backward too, before the next begins.
+Both *heads* are two LSTM layers, `name.bottom` and `name.top`, and an MLP, whose weights are called
+`name.head`, with `name` "r" or "p". They run in windows of K steps: the state is carried from window to
+window, the gradient is cut between them, and each window is done with, backward too, before the next begins.
 
 Pixels (x `[T, D, N]`) are answered by numbers under squared error, tokens (x `[T, N]`) by scores under
 softmax cross-entropy.
@@ -48,7 +48,7 @@ class Window(NamedTuple):
     bottom: Any  # LSTMCache, as top's; on the GPU KernelCache
     top: Any
     embedding: Any  # of bottom's inputs, for `add_layer_grads`; None if they have none
-    heads: list  # (t0, t1, cache, dy) of the MLP at steps t0 ... t1-1 side by side: dy [D, (t1-t0) N]
+    mlps: list  # (t0, t1, cache, dy) of the MLP at steps t0 ... t1-1 side by side: dy [D, (t1-t0) N]
 
     @property
     def state(self):
@@ -69,47 +69,47 @@ def window_forward(params, name, x, targets, state, scale, truth=None, own=None)
     if truth is None:
         bottom, top, answers = run_on_the_truth(x, layer1, layer2, params, f"{name}.head")
     elif on_gpu(x) and kernels.decodes(x, state[0][0]):
-        head = [params[f"{name}.head.{w}"] for w in ("W1", "b1", "W2", "b2", "W3", "b3")]
-        bottom, top, *answer = kernels.decode(x, truth, own, layer1, layer2, head)
+        mlp = [params[f"{name}.head.{w}"] for w in ("W1", "b1", "W2", "b2", "W3", "b3")]
+        bottom, top, *answer = kernels.decode(x, truth, own, layer1, layer2, mlp)
         answers = [(0, len(x), *answer)]
     else:
         bottom, top, answers = run_on_own_outputs(x, truth, own, layer1, layer2, params, f"{name}.head")
 
-    loss, ys, heads = 0, [], []
+    loss, ys, mlps = 0, [], []
     for t0, t1, y, cache in answers:
         some, dy = output_loss(y, side_by_side(targets[t0:t1]), scale)
         loss = loss + some
         ys.append(one_by_one(y, x.shape[-1]))
-        heads.append((t0, t1, cache, dy))
-    return Window(loss, as_input(ys[-1][-1], targets), ys, bottom, top, embedding, heads)
+        mlps.append((t0, t1, cache, dy))
+    return Window(loss, as_input(ys[-1][-1], targets), ys, bottom, top, embedding, mlps)
 
 
-def run_on_the_truth(x, layer1, layer2, params, head):
+def run_on_the_truth(x, layer1, layer2, params, mlp):
     """Each layer over all steps before the next, as no step waits for an output: the caches of bottom and top, and
     [(t0, t1, y, cache)] of the MLP, which answers steps t0 ... t1-1 side by side."""
     _, _, bottom = lstm_forward(x, *layer1)
     _, _, top = lstm_forward(bottom.h[1:], *layer2)
     answers = []
     for t0, t1 in consecutive(len(x), 0 if on_gpu(x) else together(x.shape[-1])):
-        answers.append((t0, t1, *mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, head)))
+        answers.append((t0, t1, *mlp_forward(side_by_side(top.h[t0 + 1 : t1 + 1]), params, mlp)))
     return bottom, top, answers
 
 
-def run_on_own_outputs(x, truth, own, layer1, layer2, params, head):
+def run_on_own_outputs(x, truth, own, layer1, layer2, params, mlp):
     """Step by step through both layers and the MLP, as a step may read the output before it. Returns the same."""
     xp = array_module(x)
     bottom = lstm_begin(len(x), *layer1, tokens=x.ndim == 2)
     top = lstm_begin(len(x), *layer2)
     answers = []
     for t0, t1 in consecutive(len(x), together(x.shape[-1])):
-        one_step = []
+        steps = []
         for t in range(t0, t1):
             h = lstm_step(t, xp.where(truth[t], x[t], own), bottom)
             h = lstm_step(t, h, top)
-            y, cache = mlp_forward(h, params, head)
+            y, cache = mlp_forward(h, params, mlp)
             own = as_input(y, x)
-            one_step.append([y, *cache])
-        y, *cache = (xp.concatenate(arrays, axis=1) for arrays in zip(*one_step))
+            steps.append([y, *cache])
+        y, *cache = (xp.concatenate(arrays, axis=1) for arrays in zip(*steps))
         answers.append((t0, t1, y, cache))
     return bottom, top, answers
 
@@ -132,8 +132,8 @@ def window_backward(window, params, grads, name):
     """Add the window's gradients into `grads`. Returns dx `[S, D, N]`, and dh, dc `[H, N]` of the bottom
     layer's initial state."""
     dh = array_module(window.top.h).empty_like(window.top.h[1:])  # [S, H, N]
-    for t0, t1, head, dy in window.heads:
-        dh[t0:t1] = one_by_one(mlp_backward(dy, head, params, grads, f"{name}.head"), dh.shape[2])
+    for t0, t1, cache, dy in window.mlps:
+        dh[t0:t1] = one_by_one(mlp_backward(dy, cache, params, grads, f"{name}.head"), dh.shape[2])
     dh, _, _, *dweights = lstm_backward(dh, None, None, window.top)  # dh [S, H, N], now of bottom's h
     add_layer_grads(grads, f"{name}.top", *dweights, None)
     dx, dh0, dc0, *dweights = lstm_backward(dh, None, None, window.bottom)
@@ -161,7 +161,7 @@ def reconstruct(params, x, a, L, K, h, c, scale, truth=None, grads=None):
     segment = x[a - L : a]  # the decoder reads all but the last of it, and answers with all but the first
     inputs, targets = segment[:-1], segment[1:]  # [L-1, D, N]
     state = (h, c), (xp.zeros_like(h), xp.zeros_like(c))
-    loss, dh, dc, ys, fed, own = 0, None, None, [], [], inputs[0]
+    loss, dh, dc, ys, fed, own = 0, None, None, [], [], inputs[0]  # own is not read: truth[0] is True
     for t0, t1 in cut(L - 1, K):
         coins = None if truth is None else truth[t0:t1]
         window = window_forward(params, "r", inputs[t0:t1], targets[t0:t1], state, scale, coins, own)

@@ -107,14 +107,14 @@ def check_gradients(f, args, grads, seed=0, coordinates=3):
     least near h = ε^(1/3) s, about STEP s. If |a-n| ≤ RELATIVE max(|a|, |n|) there, the gradient a is right.
 
     The tolerance. Else rounding is measured, with steps that rise by fours, from 4^-LEVELS of the entry's own
-    size to s. Were n(h) the slope, h' n(h) would be half the change of f over each smaller step ±h', but for
-    rounding. The largest miss, or ε |f| if that is more, is η, and n(h) is trusted to SAFETY η/h. That covers
-    truncation, too: n(h/4) has a sixteenth of it, so η/h shows at least 15/64 of it. To show at h alone, rounding
-    would have to hide from SMALLER smaller steps or more. Where η/h rises again, or n(h) leaves what was trusted
-    at a smaller step, f bends too much. The n(h) before that decides: a may be off by RELATIVE max(|a|, |n|) +
-    SAFETY η/h, and by 8 roundings of its own dtype. `Error.rounding` has the last two. So a loss with a large
-    constant part hides more, but raises no false alarm. Not judged is what moves the loss by less than
-    SAFETY times what it rounds.
+    size to s or more, but less than 4 s. Were n(h) the slope, h' n(h) would be half the change of f over each
+    smaller step ±h', but for rounding. The largest miss, or ε |f| if that is more, is η, and n(h) is trusted to
+    SAFETY η/h. That covers truncation, too: n(h/4) has a sixteenth of it, so η/h shows at least 15/64 of it. To
+    show at h alone, rounding would have to hide from SMALLER smaller steps or more. Where η/h rises again, or
+    n(h) leaves what was trusted at a smaller step, f bends too much. The n(h) before that decides: a may be off
+    by RELATIVE max(|a|, |n|) + SAFETY η/h, and by 8 ε √n times the largest of its n entries, ε that of its own
+    dtype. `Error.rounding` has the last two. So a loss with a large constant part hides more, but raises no
+    false alarm. Not judged is what moves the loss by less than SAFETY times what it rounds.
 
     The directions. Their entries are ±1/2 to ±3/2, so none hides a wrong entry; there are two, and one more for
     each 40,000 entries, at most ten. One wrong entry, off by e, is always found at a checked entry. A direction
@@ -328,8 +328,8 @@ def _window_states(params, name, inputs, targets, state, K):
 
 
 def run_main(params, x, state, t0, t1, mask):
-    """h, c `[t1-t0, H, N]` and the cache of steps t0 ... t1-1 of the main LSTM over x `[T, D, N]` or tokens
-    `[T, N]`, from `state`, h and c `[H, N]` (None: zeros); `mask [T, N]` or None."""
+    """h, c `[t1-t0+1, H, N]`, slot 0 before step t0, and the cache of steps t0 ... t1-1 of the main LSTM over x
+    `[T, D, N]` or tokens `[T, N]`, from `state`, h and c `[H, N]` (None: zeros); `mask [T, N]` or None."""
     weights, _ = layer_weights(params, "main")
     zeros = np.zeros((weights[1].shape[1], x.shape[-1]))
     return lstm_forward(x[t0:t1], *(state or (zeros, zeros)), *weights, between(mask, t0, t1))
@@ -344,6 +344,7 @@ def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_s
     batch_size, channels = batch_size or N, 1 if x.ndim == 2 else x.shape[1]
     loss, kinks, entries = 0.0, [], iter(entries)
 
+    # The spans are written out here, not taken from windows.py: an off-by-one there must show.
     def main(t0, t1):  # from the recorded state before step max(t0, 0), a constant
         t0 = max(t0, 0)
         return run_main(params, x, (h[t0], c[t0]), t0, t1, mask)
@@ -352,7 +353,7 @@ def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_s
         nonlocal loss
         w = window_forward(params, name, inputs, targets, state, scale)
         loss += aux_weight * w.loss
-        kinks.extend(relu > 0 for _, _, mlp, _ in w.heads for relu in mlp[1:])
+        kinks.extend(relu > 0 for _, _, mlp, _ in w.mlps for relu in mlp[1:])
 
     if y is not None:  # the supervised loss: the last K steps are live
         last = h[T] if K == 0 else main(T - K, T)[0][-1]
@@ -378,10 +379,10 @@ def frozen_loss(params, recorded, x, y, draws, K, aux_K, aux_weight=1.0, batch_s
     return loss, kinks
 
 
-def check_model(aux, K, seed=0, T=24, L=12, H=4, N=3, D=2):
+def check_model(aux, K, seed=0):
     """`gradient_errors` of a whole small model: classifier and auxiliary losses, two anchors, DropConnect and
     scheduled sampling, all truncated at K ("full": nowhere)."""
-    rng = np.random.default_rng(seed)
+    rng, T, L, H, N, D = np.random.default_rng(seed), 24, 12, 4, 3, 2
     K = T if K == "full" else K
     shapes = parameter_shapes(Sizes(D, H, classes=3), aux)
     params = {name: 0.5 * rng.standard_normal(shape) for name, shape in shapes.items()}

@@ -71,7 +71,7 @@ def parameter_rng(seed, name):
 
 
 def initial_linear(r, kind, shape):
-    """The initial weight of a linear layer, where the kind is "W" and more, or its bias: 0."""
+    """The initial value of a linear layer's weight (kind W...: Glorot's) or bias (kind b...: 0)."""
     return glorot(r, shape, shape[0]) if kind.startswith("W") else np.zeros(shape)
 
 

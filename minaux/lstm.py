@@ -8,15 +8,19 @@ Equations (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 20
     c[t] = f * c[t-1] + i * g                      [H, N]    cell state
     h[t] = o * tanh(c[t])                          [H, N]    hidden state
 
-Gate contract: z, Wx `[4H, D]`, Wh `[4H, H]` and b `[4H, 1]` are four blocks of H rows, in the order
-i, f, g, o (PyTorch's and cuDNN's).
+Gate contract: Wx `[4H, D]`, Wh `[4H, H]` and b `[4H, 1]` that come in, and their gradients that go out, are
+four blocks of H rows, in the order i, f, g, o (PyTorch's and cuDNN's).
 
-Three rewritings make this fast and leave the equations as they are:
+Five rewritings make this fast and leave the equations as they are (docs/algorithm.md, section 4):
   * z[t] = W s[t] with W = [Wh | b | Wx] and s[t] = [h[t-1]; 1; x[t]]: one product a step forward, one
     backward, and one for the gradients of all three weights.
   * σ(z) = ½ + ½ tanh(z/2): with the rows i, f, o of W halved beforehand, one tanh serves all four gates.
-  * In here the blocks of rows stand in the order o, i, f, g: the three σ are one block, and so are the three
+    In here the blocks of rows stand in the order o, i, f, g: the three σ are one block, and so are the three
     whose gradients come from dc.
+  * `slopes`: what dh and dc are multiplied with is known after the forward pass, and taken for several steps
+    at once.
+  * No step waits for dW and dx: those of several steps are one product (`side_by_side`).
+  * h[t] is written straight into its place in s[t+1]: no copies.
 
 Inputs are numbers, `[S, D, N]`, or tokens, integers `[S, N]`: a token picks its column of Wx, which is the
 product with a one-hot vector, and x has no rows in s. `mask [S, N]` is 0 at a padded step, where h and c
@@ -132,7 +136,7 @@ def lstm_advance(x, h0, c0, Wx, Wh, b, mask=None):
     if on_gpu(h0):
         return kernels.lstm_advance(x, h0, c0, Wx, Wh, b, mask)
     H, tokens = len(h0), x.ndim == 2
-    cache = lstm_begin(1, h0, c0, Wx, Wh, b, tokens)
+    cache = lstm_begin(1, h0, c0, Wx, Wh, b, tokens)  # as scratch: its one slot is written over at every step
     s, c, gates = cache.s[0], cache.c[0], cache.gates[0]
     h = s[:H]
     for t in range(len(x)):
@@ -155,23 +159,24 @@ def lstm_backward(dh, dh_last, dc_last, cache, dweights=None):
 
     dh `[S, H, N]` holds the gradients that enter each h[t] from outside (None: none do); dh_last, dc_last
     `[H, N]` those that enter the last h and c (None: zeros). Returns dx `[S, D, N]` (tokens: None), dh0, dc0
-    `[H, N]`, dWx, dWh, db; added to `dweights`, three like them, where they are given.
+    `[H, N]`, dWx, dWh, db. If `dweights` is given, three such arrays, the returned three are the sums with it;
+    its own arrays may be overwritten.
     """
     [found] = lstm_backward_of_each([(dh, dh_last, dc_last, dweights)], cache)
     return found
 
 
-def lstm_backward_of_each(losses, cache, need_dx=True):
+def lstm_backward_of_each(incoming, cache, need_dx=True):
     """The same for several losses, a (dh, dh_last, dc_last, dweights) each: a list of what `lstm_backward` returns.
 
     They go side by side, as columns: the slopes of the gates are taken once, and a step's product serves all.
     `need_dx` False: nobody needs dx, it is None.
     """
     if not isinstance(cache, LSTMCache):
-        return [kernels.lstm_backward(*loss[:3], cache, loss[3], need_dx) for loss in losses]
+        return [kernels.lstm_backward(*some[:3], cache, some[3], need_dx) for some in incoming]
     s, c, gates, W, tokens, mask = cache.s, cache.c, cache.gates, cache.W, cache.tokens, cache.mask
-    xp, S, k, (H, N) = array_module(s), len(gates), len(losses), c.shape[1:]
-    dhs, dh_last, dc_last, dweights = zip(*losses)
+    xp, S, k, (H, N) = array_module(s), len(gates), len(incoming), c.shape[1:]
+    dhs, dh_last, dc_last, dweights = zip(*incoming)
     need_dx = need_dx and tokens is None
     dx = xp.empty((S, W.shape[1] - H - 1, k * N), s.dtype) if need_dx else None
     dh_t, dc_t = (
@@ -180,7 +185,7 @@ def lstm_backward_of_each(losses, cache, need_dx=True):
     dW = [rows_oifg(cache, some) for some in dweights]  # k times [4H, H+1+D]: of Wh | b | Wx
     WhT = xp.ascontiguousarray(W[:, :H].T)
     for t0, t1 in reversed(consecutive(S, together(N))):
-        dc_dh, dz = (side(a, k) for a in slopes(cache, t0, t1))  # [t1-t0, H or 4H, k N]
+        dh_dc, dz = (side(a, k) for a in slopes(cache, t0, t1))  # [t1-t0, H or 4H, k N]
         f = side(gates[t0:t1, 2 * H : 3 * H], k)  # [t1-t0, H, k N]
         for t in reversed(range(t1 - t0)):
             dz_o, dz_ifg = dz[t, :H], dz[t, H:].reshape(3, H, k * N)  # slopes still
@@ -190,7 +195,7 @@ def lstm_backward_of_each(losses, cache, need_dx=True):
             if mask is not None:  # h, c = mask * h, mask * c
                 dh_t *= side(mask[t0 + t], k)
                 dc_t *= side(mask[t0 + t], k)
-            dc_t += dc_dh[t] * dh_t  # h[t] = o * tanh(c[t])
+            dc_t += dh_dc[t] * dh_t  # h[t] = o * tanh(c[t])
             dz_o *= dh_t
             dz_ifg *= dc_t  # c[t] = f * c[t-1] + i * g
             dc_t *= f[t]
@@ -229,8 +234,8 @@ def side(a, k):
 def slopes(cache, t0, t1):
     """What the gradients of steps t0 ... t1-1 are multiplied with, for all of them at once.
 
-    `dc_dh [S, H, N]`: dh times it enters c[t]. `dz [S, 4H, N]`, rows o, i, f, g: dh times the first block, and dc
-    times the three others, are the gradients of the pre-activations.
+    `dh_dc [t1-t0, H, N]` is ∂h[t]/∂c[t]: dh times it enters dc. `dz [t1-t0, 4H, N]`, rows o, i, f, g: dh times the
+    first block, and dc times the three others, are the gradients of the pre-activations.
     """
     gates, c_before, c, h = cache.gates[t0:t1], cache.c[t0:t1], cache.c[t0 + 1 : t1 + 1], cache.h[t0 + 1 : t1 + 1]
     xp, H = array_module(c), c.shape[1]
@@ -259,8 +264,8 @@ def one_by_one(a, N):
 
 
 def layer_weights(params, name):
-    """The layer's (Wx, Wh, b) out of `params`, its input embedding, if it has one, folded into Wx and b;
-    and what `add_layer_grads` needs to unfold it."""
+    """The layer's (Wx, Wh, b) out of `params`, and what `add_layer_grads` needs to unfold it: an input embedding We
+    `[H, D]`, if it has one, is folded into Wx and b, so that Wx `[4H, H]` becomes `[4H, D]`."""
     Wx, Wh, b = (params[f"{name}.{w}"] for w in ("Wx", "Wh", "b"))
     if f"{name}.We" not in params:
         return (Wx, Wh, b), None

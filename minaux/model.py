@@ -32,7 +32,7 @@ class Draws(NamedTuple):
 class Result(NamedTuple):
     """One batch's, or one shard's share of it: shares add up."""
 
-    losses: dict  # "supervised", "r", "p"
+    losses: dict  # "supervised", "r", "p", not multiplied by aux_weight
     grads: dict  # of the parameters that this phase trains
     dWh: dict  # main.Wh's gradient [4H, H] from the "supervised" and from the "auxiliary" losses, for their norms
     fed: list  # what r's decoder read, an array [L-1, D, N] an anchor, to replay it in gradient checks
@@ -58,10 +58,11 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
     keep = windows.kept_spans(T, K, aux_K, L, draws.r_anchors, draws.p_anchors, supervised=y is not None)
     main = main_forward(params, x, keep, mask, to_the_end=y is not None, every=every)
 
-    sweeps = []  # back through the main LSTM, one for each loss and anchor
+    sweeps = []  # back through the main LSTM: one for the labels, for each anchor of r, for each window of p
     if y is not None:  # supervised: classify from h[T-1]
         losses["supervised"], dh = classify(params, main.last, y, draws.masks, 1 / batch_size, from_labels)
-        sweeps.append(Sweep(windows.supervised_span(T, K), from_labels, dh_last=dh))  # dh [H, N], of h[T-1]
+        if K > 0:  # dh [H, N], of h[T-1]
+            sweeps.append(Sweep(windows.supervised_span(T, K), from_labels, dh_last=dh))
 
     for n, a in enumerate(draws.r_anchors):  # r: reconstruct x[a-L+1] ... x[a-1] from the state after a
         scale = 1 / (batch_size * (L - 1) * channels * len(draws.r_anchors))
@@ -116,22 +117,22 @@ def run_sweeps(main, sweeps):
     """Back through the main LSTM. Where their spans overlap they go side by side, but each loss has its own columns
     and ends at its own cut: none rides past it in another's window."""
     begins = [s.span[1] - (0 if s.dh is None else len(s.dh)) for s in sweeps]  # of dh
+    # Between two of these the same sweeps are active, and each has a dh for all steps or for none.
     boundaries = sorted({*begins, *(t for s in sweeps for t in s.span)}, reverse=True)
     states = [(s.dh_last, s.dc_last, None) for s in sweeps]  # dh, dc, (dWx, dWh, db) so far
     for t1, t0 in zip(boundaries, boundaries[1:]):
         active = [n for n, s in enumerate(sweeps) if s.span[0] <= t0 and t1 <= s.span[1]]
         for part in reversed(windows.consecutive(t1 - t0, main.every)) if active else ():
             start, end = t0 + part[0], t0 + part[1]
-            losses = []
+            incoming = []
             for n in active:
                 dh = sweeps[n].dh[start - begins[n] : end - begins[n]] if start >= begins[n] else None
-                losses.append((dh, *states[n]))
-            found = lstm_backward_of_each(losses, main.steps(start, end), need_dx=False)
+                incoming.append((dh, *states[n]))
+            found = lstm_backward_of_each(incoming, main.steps(start, end), need_dx=False)
             for n, (_, dh, dc, *dweights) in zip(active, found):
                 states[n] = dh, dc, dweights
     for s, (_, _, dweights) in zip(sweeps, states):
-        if dweights is not None:  # the span has steps
-            add_layer_grads(s.grads, "main", *dweights, main.embedding)
+        add_layer_grads(s.grads, "main", *dweights, main.embedding)
 
 
 class Main(NamedTuple):
@@ -160,9 +161,9 @@ def main_forward(params, x, keep, mask=None, to_the_end=True, every=0):
     further than the last span.
 
     x `[T, D, N]`, or tokens `[T, N]`; `mask [T, N]` is 0 at padded steps. `every` n > 0 keeps only the state at
-    every n-th step of the spans, and runs those steps again when a sweep asks for them (Chen et al. 2016): with n
-    about √T full BPTT takes memory for √T steps instead of T, and a forward pass more for each sweep. The gradients
-    are the same.
+    every n-th step of the spans, and runs those steps again when sweeps ask for them (Chen et al. 2016): with n
+    about √T full BPTT takes memory for about √T steps instead of T, and one to two forward passes more. The
+    gradients are the same.
     """
     weights, embedding = layer_weights(params, "main")
     xp = array_module(x)
@@ -221,14 +222,14 @@ def draw(
     stream = EVALUATION if evaluation else ANCHORS
     anchors = {
         kind: tuple(windows.draw_anchors(rng(seed, stream, 2 * step + s), kind, n, T, L, shortest))
-        for s, kind in enumerate("rp")
+        for s, kind in enumerate("rp")  # r draws from even steps of the stream, p from odd ones
         if kind in aux  # neither is in "none"
     }
     masks, truth = {}, None
     if not evaluation:
-        r = rng(seed, DROPCONNECT, step)
+        generator = rng(seed, DROPCONNECT, step)
         for name in ("classifier.W1", "classifier.W2") if dropconnect else ():
-            masks[name] = (r.random(shapes[name]) >= dropconnect) / (1 - dropconnect)
+            masks[name] = (generator.random(shapes[name]) >= dropconnect) / (1 - dropconnect)
         if "r" in anchors and own_probability > 0:
             truth = rng(seed, FEEDING, step).random((n, L - 1, N)) >= own_probability
             truth[:, 0] = True

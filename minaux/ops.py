@@ -67,7 +67,8 @@ def mlp_forward(x, params, name, masks=None):
     """Two hidden layers with ReLU, and a linear output: the classifier, and the auxiliary heads.
 
     x `[H, N]`; weights `name.W1 [2H, H]`, `name.W2 [2H, 2H]`, `name.W3 [out, 2H]` with biases b1, b2,
-    b3; `masks` are DropConnect's, by parameter name. The cache holds the inputs of the three layers.
+    b3; `masks` are DropConnect's, by parameter name. The cache holds the inputs of the three layers, columns alone:
+    auxiliary.py puts those of several steps side by side.
     """
     inputs = []
     for layer in "123":

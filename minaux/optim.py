@@ -1,23 +1,25 @@
-"""RMSProp, clipping by global norm, and schedules. All work in place on flat dicts of arrays."""
+"""RMSProp, clipping by global norm, and schedules. `rmsprop` and `clip` work in place on flat dicts of arrays."""
 
 import math
 
 from .arrays import array_module
 
+DECAY, EPSILON = 0.9, 1e-8
 
-def rmsprop(params, grads, v, lr, decay=0.9, epsilon=1e-8):
+
+def rmsprop(params, grads, v, lr):
     """v ← 0.9 v + 0.1 g²; w ← w - lr · g / (√v + 1e-8) (Tieleman & Hinton 2012).
 
     Parameters without a gradient, those that this phase does not train, keep their w and v.
     """
     for name, g in grads.items():
-        v[name] *= decay
-        v[name] += (1 - decay) * g * g
-        params[name] -= lr * g / (array_module(g).sqrt(v[name]) + epsilon)
+        v[name] *= DECAY
+        v[name] += (1 - DECAY) * g * g
+        params[name] -= lr * g / (array_module(g).sqrt(v[name]) + EPSILON)
 
 
 def global_norm(grads):
-    """The Euclidean norm of all gradients together, a float64 where they are; NaN or infinite if any of them is."""
+    """The Euclidean norm of all gradients together, float64 on their device; NaN or infinite if any of them is."""
     total = sum((g.astype("float64") ** 2).sum() for g in grads.values())
     return array_module(total).sqrt(total)
 

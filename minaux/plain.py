@@ -16,10 +16,10 @@ def lstm_forward(x, h0, c0, Wx, Wh, b):
     initial ones in front, and the gates, S tuples (i, f, g, o) of such arrays."""
     h, c, gates = [h0], [c0], []
     for t in range(len(x)):
-        z_i, z_f, z_g, z_o = np.split(Wh @ h[t] + Wx @ x[t] + b, 4)  # h[t] is the state before step t
+        z_i, z_f, z_g, z_o = np.split(Wh @ h[-1] + Wx @ x[t] + b, 4)
         i, f, g, o = sigmoid(z_i), sigmoid(z_f), np.tanh(z_g), sigmoid(z_o)
-        c.append(f * c[t] + i * g)
-        h.append(o * np.tanh(c[t + 1]))
+        c.append(f * c[-1] + i * g)
+        h.append(o * np.tanh(c[-1]))
         gates.append((i, f, g, o))
     return h, c, gates
 
@@ -27,18 +27,20 @@ def lstm_forward(x, h0, c0, Wx, Wh, b):
 def lstm_backward(dh, x, h, c, gates, Wx, Wh):
     """From dh `[S, H, N]`, the gradient that enters each step's h from outside, to dx `[S, D, N]`, dh0 and dc0
     `[H, N]`, dWx, dWh and db. Truncated at K: call it on the last K steps alone, and drop dh0 and dc0."""
-    dx, dWx, dWh, db = np.zeros_like(x), np.zeros_like(Wx), np.zeros_like(Wh), np.zeros((len(Wh), 1))
+    dx, dWx, dWh, db = np.zeros_like(x), np.zeros_like(Wx), np.zeros_like(Wh), np.zeros_like(Wh[:, :1])
     dh_t, dc_t = np.zeros_like(h[0]), np.zeros_like(c[0])  # from the steps after t
     for t in reversed(range(len(x))):
         i, f, g, o = gates[t]
-        tanh_c = np.tanh(c[t + 1])
+        h_before, c_before, tanh_c = h[t], c[t], np.tanh(c[t + 1])  # the lists begin with the initial state
         dh_t = dh_t + dh[t]
         do = dh_t * tanh_c  # h[t] = o * tanh(c[t])
         dc_t = dc_t + dh_t * o * (1 - tanh_c**2)
-        di, df, dg = dc_t * g, dc_t * c[t], dc_t * i  # c[t] = f * c[t-1] + i * g
+        di, df, dg = dc_t * g, dc_t * c_before, dc_t * i  # c[t] = f * c[t-1] + i * g
         dz = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)])  # σ', tanh'
-        dx[t], dWx, dWh, db = Wx.T @ dz, dWx + dz @ x[t].T, dWh + dz @ h[t].T, db + dz.sum(1, keepdims=True)
-        dh_t, dc_t = Wh.T @ dz, dc_t * f  # z[t] = Wh h[t-1] + Wx x[t] + b; c[t] = f * c[t-1] + i * g
+        dWx, dWh, db = dWx + dz @ x[t].T, dWh + dz @ h_before.T, db + dz.sum(1, keepdims=True)
+        dx[t] = Wx.T @ dz  # z[t] = Wh h[t-1] + Wx x[t] + b
+        dh_t = Wh.T @ dz
+        dc_t = dc_t * f  # c[t] = f * c[t-1] + i * g
     return dx, dh_t, dc_t, dWx, dWh, db
 
 

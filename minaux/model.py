@@ -61,8 +61,8 @@ def loss_and_grads(params, x, y, draws, K, aux_K, aux_weight=1.0, batch_size=Non
     sweeps = []  # back through the main LSTM: one for the labels, for each anchor of r, for each window of p
     if y is not None:  # supervised: classify from h[T-1]
         losses["supervised"], dh = classify(params, main.last, y, draws.masks, 1 / batch_size, from_labels)
-        if K > 0:  # dh [H, N], of h[T-1]
-            sweeps.append(Sweep(windows.supervised_span(T, K), from_labels, dh_last=dh))
+        if K > 0:  # else the labels train the classifier alone
+            sweeps.append(Sweep(windows.supervised_span(T, K), from_labels, dh_last=dh))  # dh [H, N], of h[T-1]
 
     for n, a in enumerate(draws.r_anchors):  # r: reconstruct x[a-L+1] ... x[a-1] from the state after a
         scale = 1 / (batch_size * (L - 1) * channels * len(draws.r_anchors))

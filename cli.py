@@ -426,6 +426,8 @@ def reconstruct(run, out, data_dir):
     """
     if out is not None:
         check_out(out, "reconstruction.png")  # before the data are read
+    if RunDirectory(run).read_config().aux == "none":
+        raise UserError(f"{run} has no auxiliary loss: there is nothing to reconstruct")
     looked_at = saved_run(run, data_dir)
     out = reconstructions.checked_out(out, looked_at.task.tokens)
     found = reconstructions.reconstruction(looked_at)
@@ -622,7 +624,10 @@ def main():
     if HEARD:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     show_all()
-    run_program(cli)
+    try:
+        run_program(cli)
+    except OSError as error:  # outside of a command: --help into a full disk, say
+        sys.exit(f"Error: {told(error)}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ DRAWN = 6  # sequences
 
 def reconstruction(run):
     """What the heads of a `Run` answer on the first test sequences: a figure (with r the losses are means over
-    256 of them), or for tokens a text. r's decoder reads its own outputs but at its first step. Raises UserError if
-    there is no auxiliary loss."""
+    256 of them), or for tokens a text. r's decoder reads its own outputs but at its first step. The run has an
+    auxiliary loss."""
     n = 256 if "r" in run.cfg.aux and not run.task.tokens else DRAWN
     x, answers, step = evaluation.answers(run, n)  # [n, T, D], of tokens [n, T]
     some = 4 // len({answer.kind for answer in answers})  # of each kind

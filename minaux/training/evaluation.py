@@ -11,7 +11,6 @@ from ..model import main_forward
 from ..ops import mlp_forward, mse_forward, softmax_cross_entropy_forward
 from ..windows import kept_spans
 from . import batches, report
-from .config import UserError
 from .run import load, save
 
 WINDOW = 50  # steps a head runs at a time: the losses do not depend on it, the memory does
@@ -217,9 +216,7 @@ def evaluate_saved(run):
 
 def answers(run, n):
     """For `reconstruction` to draw: the first n test sequences; the `Answer`s of the checkpoint's best weights,
-    `[n, ., D]`, of tokens `[n, .]`; the step of these weights. Raises UserError if there is no auxiliary loss."""
-    if run.cfg.aux == "none":
-        raise UserError(f"{run.directory.path} has no auxiliary loss: there is nothing to reconstruct")
+    `[n, ., D]`, of tokens `[n, .]`; the step of these weights."""
     (params, step), tokens = load(run).tested, run.task.tokens
     rows = run.test_rows[:n]
     x, lengths = batches.take(run.task.x_test, rows), batches.lengths_of(run.task.x_test)[rows]

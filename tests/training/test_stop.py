@@ -220,6 +220,14 @@ def test_no_output_can_stop_a_run(tmp_path, how):
     assert json.loads((tmp_path / "run/result.json").read_text())["complete"]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["--help", "train --help", "--version", "table"])
+def test_a_full_disk_is_told_in_one_line(finished, words):
+    run = finished if words == "table" else ""
+    ended = subprocess.run(["bash", "-c", f"{CLI} {words} {run} > /dev/full"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "Error: No space left on device\n")
+
+
 def test_any_name_is_shown_as_it_is(tmp_path):
     name = os.fsdecode("rün-→".encode() + b"-\xff")
     for encoding in "utf-8", "ascii", "latin-1":
